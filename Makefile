@@ -1,0 +1,56 @@
+# Two commands, each complete on a fresh machine: `make demo` and `make test`. Both share .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+BUILD := build
+export PATH := $(BIN):$(PATH)
+export TORCHQUANT_BUILD_DIR := $(BUILD)
+
+.PHONY: demo test build test-cpp test-python lint format clean
+
+demo: build
+	$(BIN)/python -m torchquant demo
+
+# ctest and pytest for every kernel set that this machine runs, the best one first.
+test: test-cpp test-python
+
+build: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@
+
+test-cpp: build
+	tests/cpp/install_gtest.sh
+	cmake -S . -B $(BUILD) -DTORCHQUANT_TESTS=ON > /dev/null
+	cmake --build $(BUILD) --parallel
+	set -e; for kernels in $$($(BUILD)/tests/cpp/list_kernels); do \
+	  echo "ctest, kernels $$kernels"; \
+	  TORCHQUANT_KERNELS=$$kernels ctest --test-dir $(BUILD) --output-on-failure --no-tests=error; \
+	done
+
+test-python: test-cpp
+	set -e; for kernels in $$($(BUILD)/tests/cpp/list_kernels); do \
+	  echo "pytest, kernels $$kernels"; \
+	  TORCHQUANT_KERNELS=$$kernels $(BIN)/python -m pytest; \
+	done
+
+SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu')
+
+lint: build
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run --Werror $(SOURCES)
+	$(BIN)/python .ci/check_layers.py $(BUILD)
+
+format:
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(SOURCES)
+
+clean:
+	rm -rf $(BUILD) torchquant/lib torchquant/include torchquant/share

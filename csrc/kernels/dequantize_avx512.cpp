@@ -1,0 +1,9 @@
+#include "simd_avx512.h"
+// Simd first: the kernels are written in it.
+#include "dequantize_simd.h"
+
+namespace torchquant::kernels {
+
+const DequantizeKernels dequantize_avx512 = {dequantize_span, dequantize_columns};
+
+}  // namespace torchquant::kernels

@@ -1,0 +1,48 @@
+// The dequantize kernels over Simd: affine.h's dequantize_value for ordinary zero points.
+#pragma once
+
+#include "tail.h"
+
+namespace torchquant::kernels {
+namespace {
+
+// int32 codes may lie further from the zero point than int32 reaches; narrower ones may not.
+inline Simd::F difference(int32_t, Simd::I q, Simd::I zero_point) {
+  return Simd::wide_difference(q, zero_point);
+}
+template <class Narrow>
+inline Simd::F difference(Narrow, Simd::I q, Simd::I zero_point) {
+  return Simd::to_float(Simd::subtract(q, zero_point));
+}
+
+inline void dequantize_span(const void* q, Int from, void* x, Float to, int64_t n, float scale,
+                            int32_t zero_point) {
+  const Simd::F scales = Simd::all(scale);
+  const Simd::I zeros = Simd::all(zero_point);
+  with_type(from, [&](auto source) {
+    with_type(to, [&](auto target) {
+      const auto* codes = at<decltype(source)>(q, 0);
+      auto* values = at<decltype(target)>(x, 0);
+      for_each_vector<Simd>(n, [&](int64_t i, auto load, auto store) {
+        store(values + i, Simd::multiply(difference(source, load(codes + i), zeros), scales));
+      });
+    });
+  });
+}
+
+inline void dequantize_columns(const void* q, Int from, void* x, Float to, int64_t n,
+                               const float* scale, const int32_t* zero_point) {
+  with_type(from, [&](auto source) {
+    with_type(to, [&](auto target) {
+      const auto* codes = at<decltype(source)>(q, 0);
+      auto* values = at<decltype(target)>(x, 0);
+      for_each_vector<Simd>(n, [&](int64_t i, auto load, auto store) {
+        const Simd::F steps = difference(source, load(codes + i), load(zero_point + i));
+        store(values + i, Simd::multiply(steps, load(scale + i)));
+      });
+    });
+  });
+}
+
+}  // namespace
+}  // namespace torchquant::kernels

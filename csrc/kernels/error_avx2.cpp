@@ -1,0 +1,9 @@
+#include "simd_avx2.h"
+// Simd first: the kernels are written in it.
+#include "error_simd.h"
+
+namespace torchquant::kernels {
+
+const ErrorKernels error_avx2 = {error_block<float>, error_block<double>};
+
+}  // namespace torchquant::kernels

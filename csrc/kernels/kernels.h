@@ -1,0 +1,156 @@
+// The kernels behind the operators: raw pointers, one thread, one span of work, nothing allocated,
+// no alignment assumed. A set is one struct of function pointers; select.cpp chooses it once.
+#pragma once
+
+#include <cstdint>
+
+#include "../math/affine.h"
+
+namespace torchquant::kernels {
+
+// Element types by their bits: the float side and the integer side of an operator.
+enum class Float { f32, f16, bf16 };
+enum class Int { i8, u8, i16, i32 };
+
+// The vector kernels compute q - zero_point in int32 and quant_min - zero_point in float32, exactly
+// for zero points up to this magnitude. Beyond it callers take the scalar kernels.
+inline constexpr int32_t kVectorZeroPoint = 1 << 23;
+
+struct QuantizeParams {
+  float inv_scale;
+  int32_t zero_point;
+  int32_t quant_min;
+  int32_t quant_max;
+};
+
+// Sums over at most kErrorBlock values. Value i goes to lane i % kErrorLanes, lanes are added in
+// index order: the same bits for any vector width. NaN propagates, into max_error too.
+inline constexpr int64_t kErrorBlock = 4096;
+inline constexpr int64_t kErrorLanes = 16;
+struct ErrorSums {
+  double max_error;
+  double absolute;
+  double squared;
+  double signal;
+};
+
+enum class Output { i32, f32, f16, bf16 };
+
+// What becomes of the int32 sums of a matmul. With s = sum - row_zero_point[m] * weight_sum[n]:
+// Output::i32 stores s + row_offset[m]; the floats store
+// activation(float(s) * row_scale[m] * weight_scale[n] + bias[n]).
+// Null pointers leave their term out: row_zero_point, row_offset and bias.
+struct Epilogue {
+  const int32_t* row_zero_point;
+  const int32_t* row_offset;
+  const int32_t* weight_sum;
+  const float* row_scale;
+  const float* weight_scale;
+  const float* bias;
+  bool relu;
+  Output type;
+};
+
+// rows x columns outputs: prepared activations (see MatmulKernels) against the panels
+// [first_panel, last_panel) of a packed weight [ceil(columns / 16), quads, 16, 4].
+struct MatmulSpan {
+  const void* activations;
+  int64_t rows;
+  int64_t quads;
+  const int8_t* weight;
+  int64_t first_panel;
+  int64_t last_panel;
+  int64_t columns;
+  Epilogue epilogue;
+  void* out;
+  int64_t out_stride;
+};
+
+inline constexpr int64_t kPanel = 16;  // output features of one packed panel
+inline constexpr int64_t kQuad = 4;    // input features that lie together in it
+
+// The Range of n values; of each column of a [rows, columns] matrix, merged into the arrays.
+struct RangeKernels {
+  Range (*span)(const void* x, Float type, int64_t n);
+  void (*columns)(const void* x, Float type, int64_t rows, int64_t columns, float* min, float* max,
+                  uint32_t* absmax_bits);
+};
+
+// n values with one scale; with a scale each.
+struct QuantizeKernels {
+  void (*span)(const void* x, Float from, void* q, Int to, int64_t n, QuantizeParams params);
+  void (*columns)(const void* x, Float from, void* q, Int to, int64_t n, const float* inv_scale,
+                  const int32_t* zero_point, int32_t quant_min, int32_t quant_max);
+};
+struct DequantizeKernels {
+  void (*span)(const void* q, Int from, void* x, Float to, int64_t n, float scale,
+               int32_t zero_point);
+  void (*columns)(const void* q, Int from, void* x, Float to, int64_t n, const float* scale,
+                  const int32_t* zero_point);
+};
+
+struct ErrorKernels {
+  ErrorSums (*f32)(const float* original, const float* approximation, int64_t n);
+  ErrorSums (*f64)(const double* original, const double* approximation, int64_t n);
+};
+
+// Activations are read many times, so each row is first laid out as the kernel likes it:
+// quads * kQuad values of activation_bytes bytes, zero padded. The product then sees int8
+// activations greater by signed_offset (128 where the instruction wants unsigned bytes), and uint8
+// ones as they are.
+struct MatmulKernels {
+  int64_t activation_bytes;
+  int32_t signed_offset;
+  void (*prepare_row)(const void* row, bool is_signed, int64_t k, void* prepared);
+  void (*multiply)(const MatmulSpan& span);
+};
+
+// A packed weight is [ceil(N / kPanel), ceil(K / kQuad), kPanel, kQuad], zero padded; a panel is
+// one of its first dimension. pack takes `columns` <= kPanel columns of k bytes at any strides,
+// adds `flip` to each (0, or 128 modulo 256 to make uint8 signed), and stores the sum of each
+// column. unpack writes them back, k bytes a column.
+struct PackKernels {
+  void (*pack)(const int8_t* weight, int64_t column_stride, int64_t k_stride, int64_t columns,
+               int64_t k, uint8_t flip, int8_t* panel, int32_t* sums);
+  void (*unpack)(const int8_t* panel, int64_t columns, int64_t k, int8_t* weight);
+};
+
+// n codes of `bits` bits each, little-endian, from bit 0 of the first byte; spare bits are zero.
+struct BitsKernels {
+  bool (*fit)(const void* codes, bool is_signed, int64_t n, int bits);
+  void (*pack)(const void* codes, int64_t n, int bits, void* packed);
+  void (*unpack)(const void* packed, bool is_signed, int64_t n, int bits, void* codes);
+};
+
+// A set, named as in TORCHQUANT_KERNELS.
+struct Kernels {
+  const char* name;
+  const RangeKernels& range;
+  const QuantizeKernels& quantize;
+  const DequantizeKernels& dequantize;
+  const ErrorKernels& error;
+  const MatmulKernels& matmul;
+  const PackKernels& pack;
+  const BitsKernels& bits;
+};
+
+// The best set that this processor and its operating system support, or the one that
+// TORCHQUANT_KERNELS names. Throws std::runtime_error where that name is unknown or unsupported.
+const Kernels& active();
+
+// The set that handles every argument (see kVectorZeroPoint).
+const Kernels& scalar();
+
+// The sets that run here, best first, ended by a null pointer.
+const Kernels* const* supported();
+
+// <subject>_<isa>.cpp defines <subject>_<isa>, and nothing else with external linkage.
+extern const RangeKernels range_scalar, range_avx2, range_avx512;
+extern const QuantizeKernels quantize_scalar, quantize_avx2, quantize_avx512;
+extern const DequantizeKernels dequantize_scalar, dequantize_avx2, dequantize_avx512;
+extern const ErrorKernels error_scalar, error_avx2, error_avx512;
+extern const MatmulKernels matmul_scalar, matmul_avx2, matmul_avx512vnni;
+extern const PackKernels pack_scalar;
+extern const BitsKernels bits_scalar;
+
+}  // namespace torchquant::kernels

@@ -1,0 +1,86 @@
+// The int8 matmul in AVX2, exact: bytes are widened to int16 and multiplied by vpmaddwd, since
+// vpmaddubsw saturates.
+#include "simd_avx2.h"
+// Simd first: the kernels are written in it.
+#include "matmul_simd.h"
+
+namespace torchquant::kernels {
+namespace {
+
+// 6 rows x 16 columns are 12 accumulators; 2 weights, 1 activation and 1 product fill the rest of
+// the 16 registers.
+constexpr int kRows = 6;
+constexpr int64_t kActivationBytes = 2;
+
+// int16 quads in the order 0 2 1 3: a 16-bit shift splits 4 weight bytes into pairs (0, 2), (1, 3).
+inline void prepare_row(const void* row, bool is_signed, int64_t k, void* prepared) {
+  const int64_t padded = (k + kQuad - 1) / kQuad * kQuad;
+  const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1,
+                                         4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+  for (int64_t i = 0; i < padded; i += 16) {
+    const int64_t count = k - i < 16 ? k - i : 16;
+    const int64_t stored = padded - i < 16 ? padded - i : 16;
+    uint8_t bytes[16] = {};
+    int16_t wide[16];
+    memcpy(bytes, at<uint8_t>(row, i), static_cast<size_t>(count));
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    const __m256i values = is_signed ? _mm256_cvtepi8_epi16(narrow) : _mm256_cvtepu8_epi16(narrow);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide), _mm256_shuffle_epi8(values, order));
+    memcpy(at<int16_t>(prepared, i), wide, static_cast<size_t>(stored) * sizeof(int16_t));
+  }
+}
+
+template <int R>
+inline void add_products(const int16_t* const (&rows)[R], int64_t offset, __m256i left,
+                         __m256i right, __m256i (&sums)[R][2]) {
+#pragma GCC unroll 6
+  for (int i = 0; i < R; ++i) {
+    const __m256i pair = _mm256_set1_epi32(load_int32(rows[i] + offset));
+    sums[i][0] = _mm256_add_epi32(sums[i][0], _mm256_madd_epi16(pair, left));
+    sums[i][1] = _mm256_add_epi32(sums[i][1], _mm256_madd_epi16(pair, right));
+  }
+}
+
+inline __m256i even_bytes(__m256i x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
+inline __m256i odd_bytes(__m256i x) { return _mm256_srai_epi16(x, 8); }
+
+template <int R>
+void multiply_tile(const MatmulSpan& s, int64_t first_row, int64_t panel) {
+  const int16_t* rows[R];
+  __m256i sums[R][2];
+#pragma GCC unroll 6
+  for (int i = 0; i < R; ++i) {
+    rows[i] = at<int16_t>(s.activations, (first_row + i) * s.quads * kQuad);
+    sums[i][0] = sums[i][1] = _mm256_setzero_si256();
+  }
+  const int8_t* weight = panel_of(s, panel);
+  for (int64_t quad = 0; quad < s.quads; ++quad, weight += kPanelRow) {
+    const auto* halves = reinterpret_cast<const __m256i*>(weight);
+    const __m256i left = _mm256_loadu_si256(halves), right = _mm256_loadu_si256(halves + 1);
+    add_products<R>(rows, quad * kQuad, even_bytes(left), even_bytes(right), sums);
+    add_products<R>(rows, quad * kQuad + 2, odd_bytes(left), odd_bytes(right), sums);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < R; ++i) {
+    finish(s, first_row + i, panel * kPanel, sums[i][0]);
+    finish(s, first_row + i, panel * kPanel + Simd::lanes, sums[i][1]);
+  }
+}
+
+using Tile = void (*)(const MatmulSpan&, int64_t first_row, int64_t panel);
+constexpr Tile kTiles[kRows] = {multiply_tile<1>, multiply_tile<2>, multiply_tile<3>,
+                                multiply_tile<4>, multiply_tile<5>, multiply_tile<6>};
+
+// A panel stays in L1 while all rows pass over it.
+void multiply(const MatmulSpan& s) {
+  for (int64_t panel = s.first_panel; panel < s.last_panel; ++panel) {
+    for_each_row_block(s.rows, kRows,
+                       [&](int64_t first, int64_t count) { kTiles[count - 1](s, first, panel); });
+  }
+}
+
+}  // namespace
+
+const MatmulKernels matmul_avx2 = {kActivationBytes, 0, prepare_row, multiply};
+
+}  // namespace torchquant::kernels

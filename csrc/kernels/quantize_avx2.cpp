@@ -1,0 +1,9 @@
+#include "simd_avx2.h"
+// Simd first: the kernels are written in it.
+#include "quantize_simd.h"
+
+namespace torchquant::kernels {
+
+const QuantizeKernels quantize_avx2 = {quantize_span, quantize_columns};
+
+}  // namespace torchquant::kernels

@@ -1,0 +1,9 @@
+#include "simd_avx2.h"
+// Simd first: the kernels are written in it.
+#include "range_simd.h"
+
+namespace torchquant::kernels {
+
+const RangeKernels range_avx2 = {range_span, range_columns};
+
+}  // namespace torchquant::kernels

@@ -1,0 +1,91 @@
+// Which kernels run: the best that the machine supports, or the ones TORCHQUANT_KERNELS names.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace torchquant::kernels {
+namespace {
+
+const Kernels kScalar = {"scalar",     range_scalar,  quantize_scalar, dequantize_scalar,
+                         error_scalar, matmul_scalar, pack_scalar,     bits_scalar};
+#if defined(__x86_64__)
+const Kernels kAvx2 = {"avx2",     range_avx2,  quantize_avx2, dequantize_avx2,
+                       error_avx2, matmul_avx2, pack_scalar,   bits_scalar};
+const Kernels kAvx512Vnni = {"avx512vnni", range_avx512,      quantize_avx512, dequantize_avx512,
+                             error_avx512, matmul_avx512vnni, pack_scalar,     bits_scalar};
+#endif
+
+struct Candidate {
+  const Kernels& kernels;
+  bool (*runs_here)();
+};
+
+bool always() { return true; }
+
+#if defined(__x86_64__)
+// __builtin_cpu_supports asks the processor (cpuid) and the operating system (xgetbv).
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }
+
+bool has_avx512vnni() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+// Best first.
+const Candidate kCandidates[] = {
+#if defined(__x86_64__)
+    {kAvx512Vnni, has_avx512vnni},
+    {kAvx2, has_avx2},
+#endif
+    {kScalar, always},
+};
+
+std::vector<const Kernels*> find_supported() {
+  std::vector<const Kernels*> found;
+  for (const Candidate& candidate : kCandidates) {
+    if (candidate.runs_here()) found.push_back(&candidate.kernels);
+  }
+  found.push_back(nullptr);
+  return found;
+}
+
+std::string supported_names() {
+  std::string names;
+  for (const Kernels* const* set = supported(); *set != nullptr; ++set) {
+    names += (names.empty() ? "" : ", ") + std::string((*set)->name);
+  }
+  return names;
+}
+
+const Kernels& choose() {
+  const char* wanted = std::getenv("TORCHQUANT_KERNELS");
+  if (wanted == nullptr || *wanted == '\0') return **supported();
+  for (const Kernels* const* set = supported(); *set != nullptr; ++set) {
+    if (std::string(wanted) == (*set)->name) return **set;
+  }
+  throw std::runtime_error("TORCHQUANT_KERNELS is \"" + std::string(wanted) +
+                           "\", which is unknown or not supported on this machine: unset it, or "
+                           "set it to one of " +
+                           supported_names());
+}
+
+}  // namespace
+
+const Kernels& scalar() { return kScalar; }
+
+const Kernels* const* supported() {
+  static const std::vector<const Kernels*> sets = find_supported();
+  return sets.data();
+}
+
+const Kernels& active() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+}  // namespace torchquant::kernels

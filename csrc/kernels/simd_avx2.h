@@ -1,0 +1,108 @@
+// 8 lanes of float32 and int32, and 4 of float64, in AVX2: what the *_simd.h kernels are written
+// in.
+#pragma once
+
+#include <immintrin.h>
+
+#include "element.h"
+
+namespace torchquant::kernels {
+namespace {
+
+struct Simd {
+  static constexpr int64_t lanes = 8;
+  using F = __m256;
+  using I = __m256i;
+
+  static F all(float x) { return _mm256_set1_ps(x); }
+  static I all(int32_t x) { return _mm256_set1_epi32(x); }
+
+  static F load(const float* p) { return _mm256_loadu_ps(p); }
+  static F load(const Half* p) { return _mm256_cvtph_ps(load128(p)); }
+  static F load(const BFloat16* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16));
+  }
+  static I load(const int8_t* p) { return _mm256_cvtepi8_epi32(load64(p)); }
+  static I load(const uint8_t* p) { return _mm256_cvtepu8_epi32(load64(p)); }
+  static I load(const int16_t* p) { return _mm256_cvtepi16_epi32(load128(p)); }
+  static I load(const int32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static I load(const uint32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+
+  static void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+  static void store(Half* p, F x) { store128(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+  static void store(BFloat16* p, F x) { store128(p, low_halves(bfloat16_bits(x))); }
+  static void store(uint32_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+  static void store(int32_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+  // Codes lie in the range of their type: saturating packs do not change them.
+  static void store(int16_t* p, I q) { store128(p, pack16(q)); }
+  static void store(int8_t* p, I q) {
+    const __m128i half = pack16(q);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(half, half));
+  }
+  static void store(uint8_t* p, I q) {
+    const __m128i half = pack16(q);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(half, half));
+  }
+
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F multiply(F a, F b) { return _mm256_mul_ps(a, b); }
+  // Where x is NaN the bound is the result, as maxps and minps define it.
+  static F at_least(F x, F bound) { return _mm256_max_ps(x, bound); }
+  static F at_most(F x, F bound) { return _mm256_min_ps(x, bound); }
+  static I add(I a, I b) { return _mm256_add_epi32(a, b); }
+  static I subtract(I a, I b) { return _mm256_sub_epi32(a, b); }
+  static I multiply(I a, I b) { return _mm256_mullo_epi32(a, b); }
+  static I magnitude_bits(F x) { return _mm256_and_si256(_mm256_castps_si256(x), all(0x7fffffff)); }
+  static I larger_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
+  // To nearest even, as rintf: the rounding mode of the thread, which nobody changes.
+  static I round_to_int(F x) { return _mm256_cvtps_epi32(x); }
+  static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
+  // float(q - zero_point) where the difference may not fit int32: exact in double, rounded once.
+  static F wide_difference(I q, I zero_point) {
+    const __m128 low = difference(_mm256_castsi256_si128(q), _mm256_castsi256_si128(zero_point));
+    const __m128 high =
+        difference(_mm256_extracti128_si256(q, 1), _mm256_extracti128_si256(zero_point, 1));
+    return _mm256_set_m128(high, low);
+  }
+
+  static constexpr int64_t double_lanes = 4;
+  using D = __m256d;
+  static D zero() { return _mm256_setzero_pd(); }
+  static D load_doubles(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+  static D load_doubles(const double* p) { return _mm256_loadu_pd(p); }
+  static void store(double* p, D x) { _mm256_storeu_pd(p, x); }
+  static D add(D a, D b) { return _mm256_add_pd(a, b); }
+  static D subtract(D a, D b) { return _mm256_sub_pd(a, b); }
+  static D multiply(D a, D b) { return _mm256_mul_pd(a, b); }
+  static D larger(D a, D b) { return _mm256_max_pd(a, b); }
+  static D magnitude(D x) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), x); }
+
+ private:
+  static __m128i load64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
+  static __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+  static void store128(void* p, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(p), x); }
+  static __m128i pack16(I q) {
+    return _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+  }
+  static __m128i low_halves(I x) {
+    return _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  }
+  static I bfloat16_bits(F x) {
+    const I bits = _mm256_castps_si256(x);
+    const I odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), all(1));
+    const I rounded =
+        _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, all(0x7fff))), 16);
+    const I is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(rounded, all(0x7fc0), is_nan);
+  }
+  static __m128 difference(__m128i q, __m128i zero_point) {
+    return _mm256_cvtpd_ps(_mm256_sub_pd(_mm256_cvtepi32_pd(q), _mm256_cvtepi32_pd(zero_point)));
+  }
+};
+
+}  // namespace
+}  // namespace torchquant::kernels

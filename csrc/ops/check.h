@@ -1,0 +1,342 @@
+// The argument rules of every operator, written once for CPU, CUDA and Meta. They speak of symbolic
+// sizes only, so that torch.export keeps dynamic dimensions dynamic. A message names the argument,
+// prints what was given and says how to mend it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
+#include <c10/core/SymBool.h>
+#include <c10/core/WrapDimMinimal.h>
+#include <c10/util/Exception.h>
+
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace torchquant::ops {
+
+using at::ScalarType;
+using at::Tensor;
+using SymShape = std::vector<c10::SymInt>;
+
+inline constexpr int64_t kLowestQuantMin = -65536;
+inline constexpr int64_t kHighestQuantMax = 65535;
+
+// The longest sums of products that always fit int32, by the signedness of the two sides.
+inline constexpr int64_t kMaxDepthSigned = 131071;   // int8 x int8
+inline constexpr int64_t kMaxDepthMixed = 65793;     // uint8 x int8
+inline constexpr int64_t kMaxDepthUnsigned = 33025;  // uint8 x uint8
+
+inline bool is_float(ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16;
+}
+
+inline bool is_byte(ScalarType dtype) { return dtype == at::kChar || dtype == at::kByte; }
+
+inline bool is_code(ScalarType dtype) {
+  return is_byte(dtype) || dtype == at::kShort || dtype == at::kInt;
+}
+
+inline void check_float(const Tensor& tensor, const char* name) {
+  TORCH_CHECK(is_float(tensor.scalar_type()), name,
+              " must be float32, float16 or bfloat16, but got ", tensor.scalar_type(),
+              ": convert it with .float()");
+}
+
+inline void check_byte(const Tensor& tensor, const char* name) {
+  TORCH_CHECK(is_byte(tensor.scalar_type()), name, " must be int8 or uint8, but got ",
+              tensor.scalar_type(), ": quantize it first, or convert it with .to(torch.int8)");
+}
+
+inline void check_code(const Tensor& tensor, const char* name) {
+  TORCH_CHECK(is_code(tensor.scalar_type()), name, " must be int8, uint8, int16 or int32, but got ",
+              tensor.scalar_type(), ": pass what a quantize operator returned");
+}
+
+inline void check_min_dim(const Tensor& tensor, const char* name, int64_t least) {
+  TORCH_CHECK(tensor.dim() >= least, name, " must have ", least, " or more dimensions, but got ",
+              tensor.dim(), ": add them with .unsqueeze(0)");
+}
+
+inline void check_shape(const Tensor& tensor, const char* name, const SymShape& shape,
+                        const char* meaning, const char* mend) {
+  const c10::SymIntArrayRef wanted(shape);
+  const auto given = tensor.sym_sizes();
+  TORCH_CHECK(given.size() == wanted.size(), name, " must have shape ", wanted, ", ", meaning,
+              ", but got ", given, ": ", mend);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    TORCH_SYM_CHECK(sym_eq(given[i], wanted[i]), name, " must have shape ", wanted, ", ", meaning,
+                    ", but got ", given, ": ", mend);
+  }
+}
+
+inline void check_same_device(const Tensor& tensor, const char* name, const Tensor& owner,
+                              const char* owner_name) {
+  TORCH_CHECK(tensor.device() == owner.device(), name, " must be on the device of ", owner_name,
+              ", ", owner.device(), ", but got ", tensor.device(), ": move it with .to(",
+              owner_name, ".device)");
+}
+
+// `tensor` goes with `owner`: on its device, of this dtype, and of exactly this shape.
+inline void check_companion(const Tensor& tensor, const char* name, const Tensor& owner,
+                            const char* owner_name, ScalarType dtype, const SymShape& shape,
+                            const char* meaning) {
+  check_same_device(tensor, name, owner, owner_name);
+  TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype, ", but got ",
+              tensor.scalar_type(), ": convert it with .to()");
+  check_shape(tensor, name, shape, meaning, "reshape it, or compute it for this very tensor");
+}
+
+inline void check_quant_range(int64_t quant_min, int64_t quant_max) {
+  TORCH_CHECK(
+      kLowestQuantMin <= quant_min && quant_min < quant_max && quant_max <= kHighestQuantMax,
+      "quant_min and quant_max must satisfy -65536 <= quant_min < quant_max <= 65535, but got ",
+      quant_min, " and ", quant_max, ": int8 is -128 and 127, uint8 is 0 and 255");
+}
+
+inline void check_chosen_range(int64_t quant_min, int64_t quant_max, bool symmetric) {
+  check_quant_range(quant_min, quant_max);
+  TORCH_CHECK(
+      !symmetric || (quant_min < 0 && quant_max >= 1),
+      "quant_min and quant_max must lie on both sides of 0 when symmetric is true, but got ",
+      quant_min, " and ", quant_max, ": pass -128 and 127, or symmetric=False");
+}
+
+struct CodeLimits {
+  int64_t min;
+  int64_t max;
+};
+
+inline CodeLimits code_limits(ScalarType dtype) {
+  if (dtype == at::kChar) return {-128, 127};
+  if (dtype == at::kByte) return {0, 255};
+  if (dtype == at::kShort) return {-32768, 32767};
+  return {INT32_MIN, INT32_MAX};
+}
+
+inline ScalarType smallest_code_dtype(int64_t quant_min, int64_t quant_max) {
+  for (const ScalarType dtype : {at::kChar, at::kByte, at::kShort}) {
+    const CodeLimits limits = code_limits(dtype);
+    if (limits.min <= quant_min && quant_max <= limits.max) return dtype;
+  }
+  return at::kInt;
+}
+
+inline void check_code_dtype(ScalarType dtype, int64_t quant_min, int64_t quant_max) {
+  check_quant_range(quant_min, quant_max);
+  TORCH_CHECK(is_code(dtype), "dtype must be int8, uint8, int16 or int32, but got ", dtype,
+              ": this range fits ", smallest_code_dtype(quant_min, quant_max));
+  const CodeLimits limits = code_limits(dtype);
+  TORCH_CHECK(limits.min <= quant_min && quant_max <= limits.max, "dtype ", dtype, " holds ",
+              limits.min, " to ", limits.max, ", but got quant_min ", quant_min, " and quant_max ",
+              quant_max, ": this range fits ", smallest_code_dtype(quant_min, quant_max));
+}
+
+// The axis counted from the front.
+inline int64_t check_axis(const Tensor& input, int64_t axis) {
+  check_min_dim(input, "input", 1);
+  TORCH_CHECK(-input.dim() <= axis && axis < input.dim(), "axis must lie in [", -input.dim(), ", ",
+              input.dim() - 1, "] for this input, but got ", axis,
+              ": it counts the dimensions of input, negative ones from the last");
+  return c10::maybe_wrap_dim(axis, input.dim());
+}
+
+// [..., 1]: one value for each token, a row of the last dimension.
+inline SymShape token_shape(const Tensor& input) {
+  SymShape shape = input.sym_sizes().vec();
+  shape.back() = 1;
+  return shape;
+}
+
+inline void check_qparams_per_tensor(const Tensor& input, const Tensor& scale,
+                                     const Tensor& zero_point) {
+  for (const auto& [tensor, name] : {std::pair{&scale, "scale"}, {&zero_point, "zero_point"}}) {
+    TORCH_SYM_CHECK(sym_eq(tensor->sym_numel(), 1), name, " must have one element, but got shape ",
+                    tensor->sym_sizes(), ": use the per_channel or per_token operator for more");
+  }
+  check_companion(scale, "scale", input, "input", at::kFloat, scale.sym_sizes().vec(), "its own");
+  check_companion(zero_point, "zero_point", input, "input", at::kInt, zero_point.sym_sizes().vec(),
+                  "its own");
+}
+
+inline void check_qparams_per_channel(const Tensor& input, const Tensor& scale,
+                                      const Tensor& zero_point, int64_t axis) {
+  const SymShape shape = {input.sym_size(check_axis(input, axis))};
+  check_companion(scale, "scale", input, "input", at::kFloat, shape, "one for each channel");
+  check_companion(zero_point, "zero_point", input, "input", at::kInt, shape,
+                  "one for each channel");
+}
+
+inline void check_qparams_per_token(const Tensor& input, const Tensor& scale,
+                                    const Tensor& zero_point) {
+  check_min_dim(input, "input", 1);
+  const SymShape shape = token_shape(input);
+  check_companion(scale, "scale", input, "input", at::kFloat, shape,
+                  "one for each row of the last dimension");
+  check_companion(zero_point, "zero_point", input, "input", at::kInt, shape,
+                  "one for each row of the last dimension");
+}
+
+inline void check_choose_qparams(const Tensor& input, int64_t quant_min, int64_t quant_max,
+                                 bool symmetric) {
+  check_float(input, "input");
+  check_chosen_range(quant_min, quant_max, symmetric);
+}
+
+inline void check_quantize(const Tensor& input, int64_t quant_min, int64_t quant_max,
+                           ScalarType dtype) {
+  check_float(input, "input");
+  check_code_dtype(dtype, quant_min, quant_max);
+}
+
+inline void check_dequantize(const Tensor& input, ScalarType out_dtype) {
+  check_code(input, "input");
+  TORCH_CHECK(is_float(out_dtype), "out_dtype must be float32, float16 or bfloat16, but got ",
+              out_dtype, ": pass torch.float32 and convert the result");
+}
+
+inline void check_quantization_error(const Tensor& original, const Tensor& approximation) {
+  for (const auto& [tensor, name] :
+       {std::pair{&original, "original"}, {&approximation, "approximation"}}) {
+    TORCH_CHECK(is_float(tensor->scalar_type()) || tensor->scalar_type() == at::kDouble, name,
+                " must be float64, float32, float16 or bfloat16, but got ", tensor->scalar_type(),
+                ": dequantize it first");
+  }
+  check_companion(approximation, "approximation", original, "original", approximation.scalar_type(),
+                  original.sym_sizes().vec(), "that of original");
+  TORCH_SYM_CHECK(original.sym_numel().sym_gt(0), "original must not be empty, but got shape ",
+                  original.sym_sizes(), ": an error of no values is not defined");
+}
+
+inline void check_num_bits(int64_t num_bits) {
+  TORCH_CHECK(2 <= num_bits && num_bits <= 8, "num_bits must lie in [2, 8], but got ", num_bits,
+              ": wider codes are stored as int16 or int32 as they are");
+}
+
+// Bytes of a row of `count` codes.
+inline c10::SymInt packed_bytes(const c10::SymInt& count, int64_t num_bits) {
+  return (count * num_bits + 7) / 8;
+}
+
+inline void check_pack_bits(const Tensor& input, int64_t num_bits) {
+  check_byte(input, "input");
+  check_min_dim(input, "input", 1);
+  check_num_bits(num_bits);
+}
+
+inline void check_unpack_bits(const Tensor& packed, int64_t num_bits, const c10::SymInt& last_dim,
+                              ScalarType dtype) {
+  TORCH_CHECK(packed.scalar_type() == at::kByte, "packed must be uint8, but got ",
+              packed.scalar_type(), ": pass what pack_bits returned");
+  check_min_dim(packed, "packed", 1);
+  check_num_bits(num_bits);
+  TORCH_CHECK(is_byte(dtype), "dtype must be int8 or uint8, but got ", dtype,
+              ": pass the dtype that was packed");
+  TORCH_SYM_CHECK(last_dim.sym_ge(0), "last_dim must not be negative, but got ", last_dim,
+                  ": pass the size of the last dimension that was packed");
+  TORCH_SYM_CHECK(sym_eq(packed.sym_size(-1), packed_bytes(last_dim, num_bits)),
+                  "last_dim must fill the rows of packed, ", packed.sym_size(-1),
+                  " bytes each, but got ", last_dim, " codes of ", num_bits, " bits, which take ",
+                  packed_bytes(last_dim, num_bits),
+                  ": pass the size of the last dimension that was packed");
+}
+
+// [ceil(N / 16), ceil(K / 4), 16, 4]
+inline SymShape packed_shape(const c10::SymInt& out_features, const c10::SymInt& in_features) {
+  return {(out_features + 15) / 16, (in_features + 3) / 4, 16, 4};
+}
+
+inline void check_packed_weight(const Tensor& packed, const char* name,
+                                const c10::SymInt& out_features, const c10::SymInt& in_features) {
+  TORCH_CHECK(packed.scalar_type() == at::kChar, name, " must be int8, but got ",
+              packed.scalar_type(), ": pass what pack_weight returned");
+  check_shape(packed, name, packed_shape(out_features, in_features),
+              "[ceil(out_features / 16), ceil(in_features / 4), 16, 4]",
+              "pass what pack_weight returned for a weight of these features");
+}
+
+inline void check_pack_weight(const Tensor& weight) {
+  TORCH_CHECK(weight.scalar_type() == at::kChar, "weight must be int8, but got ",
+              weight.scalar_type(), ": quantize it with quantize_per_channel");
+  TORCH_CHECK(weight.dim() == 2, "weight must be [out_features, in_features], but got shape ",
+              weight.sym_sizes(), ": flatten the dimensions after the first");
+}
+
+inline void check_unpack_weight(const Tensor& packed, int64_t out_features, int64_t in_features) {
+  TORCH_CHECK(out_features >= 0 && in_features >= 0,
+              "out_features and in_features must not be negative, but got ", out_features, " and ",
+              in_features, ": pass the shape of the weight that was packed");
+  check_packed_weight(packed, "packed", out_features, in_features);
+}
+
+inline void check_depth(const c10::SymInt& depth, bool a_signed, bool b_signed) {
+  const int64_t limit = a_signed && b_signed   ? kMaxDepthSigned
+                        : a_signed || b_signed ? kMaxDepthMixed
+                                               : kMaxDepthUnsigned;
+  TORCH_SYM_CHECK(depth.sym_le(limit), "the inner dimension must be at most ", limit,
+                  " for these dtypes, or the int32 sums may overflow, but got ", depth,
+                  ": split it and add the parts in int64");
+}
+
+inline void check_int8_matmul(const Tensor& a, const Tensor& b) {
+  check_byte(a, "a");
+  check_byte(b, "b");
+  check_min_dim(a, "a", 2);
+  TORCH_CHECK(a.dim() == b.dim(), "b must have as many dimensions as a, ", a.dim(), ", but got ",
+              b.dim(), ": nothing is broadcast, expand it first");
+  for (int64_t i = 0; i + 2 < a.dim(); ++i) {
+    TORCH_SYM_CHECK(sym_eq(a.sym_size(i), b.sym_size(i)),
+                    "b must have the leading dimensions of a, ", a.sym_sizes(), ", but got ",
+                    b.sym_sizes(), ": nothing is broadcast, expand it first");
+  }
+  TORCH_SYM_CHECK(sym_eq(a.sym_size(-1), b.sym_size(-2)), "b must have ", a.sym_size(-1),
+                  " rows, as a has columns, but got shapes ", a.sym_sizes(), " and ", b.sym_sizes(),
+                  ": a weight [out_features, in_features] is passed as weight.t()");
+  check_same_device(b, "b", a, "a");
+  check_depth(a.sym_size(-1), a.scalar_type() == at::kChar, b.scalar_type() == at::kChar);
+}
+
+inline void check_weight_sum(const Tensor& weight_sum, const Tensor& owner, const char* owner_name,
+                             const c10::SymInt& out_features) {
+  check_companion(weight_sum, "weight_sum", owner, owner_name, at::kInt, {out_features},
+                  "the sum of each weight row");
+}
+
+inline void check_int8_matmul_packed(const Tensor& a, const Tensor& packed_weight,
+                                     int64_t out_features,
+                                     const std::optional<Tensor>& weight_sum) {
+  check_byte(a, "a");
+  check_min_dim(a, "a", 1);
+  TORCH_CHECK(out_features >= 0, "out_features must not be negative, but got ", out_features,
+              ": pass the rows of the weight that was packed");
+  check_packed_weight(packed_weight, "packed_weight", out_features, a.sym_size(-1));
+  check_depth(a.sym_size(-1), a.scalar_type() == at::kChar, true);
+  if (weight_sum) check_weight_sum(*weight_sum, a, "a", out_features);
+}
+
+inline bool check_activation(std::string_view activation) {
+  TORCH_CHECK(activation == "none" || activation == "relu",
+              "activation must be \"none\" or \"relu\", but got \"", activation,
+              "\": pass \"none\" and apply others to the result");
+  return activation == "relu";
+}
+
+inline void check_linear_dynamic(const Tensor& input, const Tensor& packed_weight,
+                                 const Tensor& weight_scale, const Tensor& weight_sum,
+                                 const std::optional<Tensor>& bias, std::string_view activation) {
+  check_float(input, "input");
+  check_min_dim(input, "input", 1);
+  const c10::SymInt out_features = weight_scale.sym_numel();
+  check_companion(weight_scale, "weight_scale", input, "input", at::kFloat, {out_features},
+                  "one for each output feature");
+  check_packed_weight(packed_weight, "packed_weight", out_features, input.sym_size(-1));
+  check_depth(input.sym_size(-1), false, true);
+  check_weight_sum(weight_sum, input, "input", out_features);
+  if (bias) {
+    check_companion(*bias, "bias", input, "input", at::kFloat, {out_features},
+                    "one for each output feature");
+  }
+  check_activation(activation);
+}
+
+}  // namespace torchquant::ops

@@ -1,0 +1,104 @@
+// The C++ API of torchquant: one function for each operator, of the same name, argument order and
+// meaning as torch.ops.torchquant.* and torchquant.ops in Python. Each goes through the PyTorch
+// dispatcher, so it takes CPU and Meta tensors alike and is seen by autograd, tracing and
+// profiling.
+//
+// real = scale * (q - zero_point); scale is float32, zero_point int32, q lies in
+// [quant_min, quant_max] within [-65536, 65535]. Float means float32, float16 or bfloat16.
+// Results are fresh and contiguous. Wrong arguments throw c10::Error, naming the argument.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+
+#define TORCHQUANT_API __attribute__((visibility("default")))
+
+namespace torchquant {
+
+// Scale and zero point from the range of a float input: 0-dim; [C] along axis; [..., 1] for each
+// row of the last dimension. Symmetric: absmax / quant_max and 0. Affine: the range, widened to
+// contain 0, onto [quant_min, quant_max]. NaN or Inf gives a NaN scale.
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_tensor(const at::Tensor& input,
+                                                                            int64_t quant_min,
+                                                                            int64_t quant_max,
+                                                                            bool symmetric);
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_channel(
+    const at::Tensor& input, int64_t axis, int64_t quant_min, int64_t quant_max, bool symmetric);
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_token(const at::Tensor& input,
+                                                                           int64_t quant_min,
+                                                                           int64_t quant_max,
+                                                                           bool symmetric);
+
+// q = clamp(round_half_even(x * (1 / scale)) + zero_point, quant_min, quant_max), as int8, uint8,
+// int16 or int32. NaN gives quant_min.
+TORCHQUANT_API at::Tensor quantize_per_tensor(const at::Tensor& input, const at::Tensor& scale,
+                                              const at::Tensor& zero_point, int64_t quant_min,
+                                              int64_t quant_max, at::ScalarType dtype);
+TORCHQUANT_API at::Tensor quantize_per_channel(const at::Tensor& input, const at::Tensor& scale,
+                                               const at::Tensor& zero_point, int64_t axis,
+                                               int64_t quant_min, int64_t quant_max,
+                                               at::ScalarType dtype);
+TORCHQUANT_API at::Tensor quantize_per_token(const at::Tensor& input, const at::Tensor& scale,
+                                             const at::Tensor& zero_point, int64_t quant_min,
+                                             int64_t quant_max, at::ScalarType dtype);
+
+// x = (q - zero_point) * scale, rounded once to out_dtype.
+TORCHQUANT_API at::Tensor dequantize_per_tensor(const at::Tensor& input, const at::Tensor& scale,
+                                                const at::Tensor& zero_point,
+                                                at::ScalarType out_dtype = at::kFloat);
+TORCHQUANT_API at::Tensor dequantize_per_channel(const at::Tensor& input, const at::Tensor& scale,
+                                                 const at::Tensor& zero_point, int64_t axis,
+                                                 at::ScalarType out_dtype = at::kFloat);
+TORCHQUANT_API at::Tensor dequantize_per_token(const at::Tensor& input, const at::Tensor& scale,
+                                               const at::Tensor& zero_point,
+                                               at::ScalarType out_dtype = at::kFloat);
+
+// float64 [4]: max and mean absolute error, mean squared error, and the signal-to-noise ratio in
+// dB.
+TORCHQUANT_API at::Tensor quantization_error(const at::Tensor& original,
+                                             const at::Tensor& approximation);
+
+// int8 or uint8 codes of num_bits in [2, 8], packed without gaps: value i of a row takes bits
+// [i * num_bits, (i + 1) * num_bits) of its bytes. unpack_bits extends the sign for int8.
+TORCHQUANT_API at::Tensor pack_bits(const at::Tensor& input, int64_t num_bits);
+TORCHQUANT_API at::Tensor unpack_bits(const at::Tensor& packed, int64_t num_bits, int64_t last_dim,
+                                      at::ScalarType dtype);
+
+// int8 [N, K] to int8 [ceil(N / 16), ceil(K / 4), 16, 4], zero padded, and back.
+TORCHQUANT_API at::Tensor pack_weight(const at::Tensor& weight);
+TORCHQUANT_API at::Tensor unpack_weight(const at::Tensor& packed, int64_t out_features,
+                                        int64_t in_features);
+
+// The exact int32 product of int8 or uint8 [..., M, K] and [..., K, N]; of [..., K] and a packed
+// weight, whose row sums (int32 [N]) are computed where they are not given.
+TORCHQUANT_API at::Tensor int8_matmul(const at::Tensor& a, const at::Tensor& b);
+TORCHQUANT_API at::Tensor int8_matmul_packed(
+    const at::Tensor& a, const at::Tensor& packed_weight, int64_t out_features,
+    const std::optional<at::Tensor>& weight_sum = std::nullopt);
+
+// activation(input x weight^T + bias) with an int8 weight, float32 scale [N], int32 row sums [N]
+// and float32 bias [N]; each row of the input is quantized to uint8 on the way. activation is
+// "none" or "relu". The result has the dtype of the input.
+TORCHQUANT_API at::Tensor linear_dynamic(const at::Tensor& input, const at::Tensor& packed_weight,
+                                         const at::Tensor& weight_scale,
+                                         const at::Tensor& weight_sum,
+                                         const std::optional<at::Tensor>& bias = std::nullopt,
+                                         std::string_view activation = "none");
+
+// The kernel set in use: "avx512vnni", "avx2" or "scalar" (see TORCHQUANT_KERNELS).
+TORCHQUANT_API std::string active_kernels();
+
+namespace detail {
+TORCHQUANT_API bool link();
+// A program that only loads a TorchScript file calls no function of this library, and its linker
+// would drop it (--as-needed): this reference keeps it.
+[[maybe_unused]] static const bool linked = link();
+}  // namespace detail
+
+}  // namespace torchquant

@@ -1,0 +1,115 @@
+// The operators from C++: torchquant.h and the JIT give the same bits.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/jit/runtime/operator.h>
+
+#include "torchquant.h"
+
+namespace {
+
+at::Tensor bytes(at::IntArrayRef shape, at::ScalarType dtype) {
+  return dtype == at::kByte ? at::randint(0, 256, shape, dtype)
+                            : at::randint(-128, 128, shape, dtype);
+}
+
+// The operator as the TorchScript interpreter calls it: found by name, arguments on a stack.
+c10::IValue jit(const std::string& name, torch::jit::Stack arguments) {
+  const auto symbol = c10::Symbol::fromQualString("torchquant::" + name);
+  torch::jit::getAllOperatorsFor(symbol).at(0)->getOperation()(arguments);
+  return arguments.at(0);
+}
+
+struct Quantized {
+  at::Tensor codes, scale, zero_point;
+};
+
+Quantized quantize(const at::Tensor& x) {
+  const auto [scale, zero_point] = torchquant::choose_qparams_per_channel(x, 0, -128, 127, true);
+  return {torchquant::quantize_per_channel(x, scale, zero_point, 0, -128, 127, at::kChar), scale,
+          zero_point};
+}
+
+TEST(Operators, ChooseQuantizeAndDequantizePerTensor) {
+  const at::Tensor x = at::randn({5, 7});
+  const auto [scale, zero_point] = torchquant::choose_qparams_per_tensor(x, 0, 255, false);
+  const auto q = torchquant::quantize_per_tensor(x, scale, zero_point, 0, 255, at::kByte);
+  EXPECT_EQ(q.scalar_type(), at::kByte);
+  const auto scripted = jit("quantize_per_tensor", {x, scale, zero_point, 0, 255, at::kByte});
+  EXPECT_TRUE(q.equal(scripted.toTensor()));
+  const auto back = torchquant::dequantize_per_tensor(q, scale, zero_point);
+  // Rounding moves a value by at most half a step, and the float arithmetic by a little more.
+  EXPECT_LE((back - x).abs().max().item<float>(), scale.item<float>() * 0.5001f);
+}
+
+TEST(Operators, PerTokenIsPerChannelOfRows) {
+  const at::Tensor x = at::randn({6, 33});
+  const auto [scale, zero_point] = torchquant::choose_qparams_per_token(x, 0, 255, false);
+  const auto by_row = torchquant::choose_qparams_per_channel(x, 0, 0, 255, false);
+  EXPECT_TRUE(scale.flatten().equal(std::get<0>(by_row)));
+  const auto q = torchquant::quantize_per_token(x, scale, zero_point, 0, 255, at::kByte);
+  const auto back = torchquant::dequantize_per_token(q, scale, zero_point, at::kHalf);
+  EXPECT_EQ(back.scalar_type(), at::kHalf);
+  const auto scripted = jit("dequantize_per_token", {q, scale, zero_point, at::kHalf});
+  EXPECT_TRUE(back.equal(scripted.toTensor()));
+}
+
+TEST(Operators, PerChannelRoundTripAndItsError) {
+  const at::Tensor x = at::randn({8, 64});
+  const Quantized w = quantize(x);
+  const auto back = torchquant::dequantize_per_channel(w.codes, w.scale, w.zero_point, 0);
+  const auto error = torchquant::quantization_error(x, back);
+  EXPECT_TRUE(error.equal(jit("quantization_error", {x, back}).toTensor()));
+  EXPECT_GT(error[3].item<double>(), 38.0);  // 8 bits a row of Gaussian values: about 42 dB
+}
+
+TEST(Operators, PackedBitsComeBack) {
+  const at::Tensor codes = at::randint(-4, 4, {3, 11}, at::kChar);
+  const auto packed = torchquant::pack_bits(codes, 3);
+  EXPECT_EQ(packed.sizes(), at::IntArrayRef({3, 5}));
+  EXPECT_TRUE(torchquant::unpack_bits(packed, 3, 11, at::kChar).equal(codes));
+  EXPECT_TRUE(jit("unpack_bits", {packed, 3, 11, at::kChar}).toTensor().equal(codes));
+}
+
+TEST(Operators, MatmulsAgreeWithInt64) {
+  for (const auto a_type : {at::kChar, at::kByte}) {
+    const at::Tensor a = bytes({9, 50}, a_type), weight = bytes({21, 50}, at::kChar);
+    const auto exact = a.to(at::kLong).matmul(weight.t().to(at::kLong)).to(at::kInt);
+    EXPECT_TRUE(torchquant::int8_matmul(a, weight.t()).equal(exact));
+    const auto packed = torchquant::pack_weight(weight);
+    EXPECT_TRUE(torchquant::int8_matmul_packed(a, packed, 21).equal(exact));
+    EXPECT_TRUE(torchquant::unpack_weight(packed, 21, 50).equal(weight));
+    EXPECT_TRUE(jit("int8_matmul", {a, weight.t()}).toTensor().equal(exact));
+  }
+}
+
+TEST(Operators, LinearDynamicEqualsItsScriptedSelf) {
+  const at::Tensor x = at::randn({2, 5, 40}), bias = at::randn({24});
+  const Quantized w = quantize(at::randn({24, 40}));
+  const auto packed = torchquant::pack_weight(w.codes);
+  const auto sums = w.codes.sum(1, false, at::kInt);
+  const auto y = torchquant::linear_dynamic(x, packed, w.scale, sums, bias, "relu");
+  EXPECT_EQ(y.sizes(), at::IntArrayRef({2, 5, 24}));
+  const auto plain = torchquant::linear_dynamic(x, packed, w.scale, sums);
+  const auto scripted = jit("linear_dynamic", {x, packed, w.scale, sums, c10::IValue(), "none"});
+  EXPECT_TRUE(plain.equal(scripted.toTensor()));
+  EXPECT_TRUE(at::relu(plain + bias).equal(y));
+}
+
+TEST(Operators, WrongArgumentsThrowAndNameTheArgument) {
+  try {
+    torchquant::pack_weight(at::randn({2, 2}));
+    FAIL() << "a float weight was packed";
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("weight must be int8, but got Float"),
+              std::string::npos);
+  }
+}
+
+TEST(Operators, ActiveKernelsAreThoseAskedFor) {
+  const char* asked = std::getenv("TORCHQUANT_KERNELS");
+  if (asked == nullptr) GTEST_SKIP() << "TORCHQUANT_KERNELS is not set";
+  EXPECT_EQ(torchquant::active_kernels(), asked);
+  EXPECT_EQ(jit("active_kernels", {}).toStringRef(), asked);
+}
+
+}  // namespace

@@ -1,0 +1,42 @@
+"""INT8 quantization operators for PyTorch: torch.ops.torchquant.*, layers, and model conversion."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from torchquant import _library
+
+_library.load()
+
+from torchquant import nn, ops  # noqa: E402  (they need the loaded operators)
+from torchquant.convert import quantize_dynamic  # noqa: E402
+from torchquant.functional import (  # noqa: E402
+    asymmetric_dequantize,
+    asymmetric_quantize,
+    compute_quantization_error,
+    per_channel_dequantize,
+    per_channel_quantize,
+    symmetric_dequantize,
+    symmetric_quantize,
+)
+
+try:
+    __version__ = version("torchquant")
+except PackageNotFoundError:  # a source tree that was built but not installed
+    __version__ = "0+unknown"
+
+#: What CMAKE_PREFIX_PATH needs for find_package(TorchQuant).
+cmake_prefix_path = str(_library.PACKAGE / "share" / "cmake")
+
+__all__ = [
+    "__version__",
+    "asymmetric_dequantize",
+    "asymmetric_quantize",
+    "cmake_prefix_path",
+    "compute_quantization_error",
+    "nn",
+    "ops",
+    "per_channel_dequantize",
+    "per_channel_quantize",
+    "quantize_dynamic",
+    "symmetric_dequantize",
+    "symmetric_quantize",
+]

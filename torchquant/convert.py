@@ -1,0 +1,134 @@
+"""Quantizing a whole model: its layers replaced by quantized ones."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Collection
+
+import torch
+
+from torchquant.nn import DynamicLinear
+
+Filter = Callable[[torch.nn.Module, str], bool]
+
+
+def quantize_dynamic(
+    model: torch.nn.Module,
+    modules: Collection[type[torch.nn.Module]] = frozenset({torch.nn.Linear}),
+    *,
+    inplace: bool = False,
+    filter_fn: Filter | None = None,
+) -> torch.nn.Module:
+    """Replaces the linear layers of a model by :class:`torchquant.nn.DynamicLinear`.
+
+    Only modules of the exact type are replaced: subclasses (such as the ``out_proj`` of
+    nn.MultiheadAttention, whose weight is read directly) stay as they are. A module used in several
+    places stays one module, and layers that share a weight share the quantized one. The fused fast
+    path of nn.TransformerEncoderLayer, which would compute in float, is turned off.
+
+    Args:
+        model: Any module; a lone nn.Linear is replaced itself.
+        modules: The types to replace: a subset of {nn.Linear}.
+        inplace: Whether to change ``model`` rather than a deep copy of it.
+        filter_fn: Called with (module, qualified name); False leaves that module in float.
+
+    Returns:
+        The model with its layers replaced.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        ValueError: ``modules`` has a type that cannot be quantized, or the model has no layer to
+            quantize.
+    """
+    _check_arguments(model, modules)
+    names = _names_to_replace(model, modules, filter_fn)
+    if not names:
+        raise ValueError(_nothing_to_quantize(model, modules, filter_fn))
+    model = model if inplace else copy.deepcopy(model)
+    replacements = _quantized_layers(model, names)
+    _disable_fast_paths(model, replacements)
+    return _replace(model, replacements)
+
+
+def _check_arguments(
+    model: torch.nn.Module, modules: Collection[type[torch.nn.Module]]
+) -> None:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, but got {type(model).__name__}: pass the model itself"
+        )
+    unknown = [kind for kind in modules if kind is not torch.nn.Linear]
+    if unknown:
+        raise ValueError(
+            f"modules may hold torch.nn.Linear only, but got {unknown}: leave it out to quantize "
+            "every nn.Linear"
+        )
+
+
+def _names_to_replace(
+    model: torch.nn.Module,
+    modules: Collection[type[torch.nn.Module]],
+    filter_fn: Filter | None,
+) -> list[str]:
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module) in modules and (filter_fn is None or filter_fn(module, name))
+    ]
+
+
+def _nothing_to_quantize(
+    model: torch.nn.Module,
+    modules: Collection[type[torch.nn.Module]],
+    filter_fn: Filter | None,
+) -> str:
+    counts = Counter(type(module).__name__ for module in model.modules())
+    found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    wanted = ", ".join(sorted(kind.__name__ for kind in modules)) or "no module type"
+    if filter_fn is not None and any(type(module) in modules for module in model.modules()):
+        return f"model has nothing to quantize: filter_fn refused every {wanted} (found {found})"
+    return (
+        f"model has nothing to quantize: no module is exactly a {wanted} (found {found}). "
+        "Subclasses and functional calls are left in float"
+    )
+
+
+def _quantized_layers(
+    model: torch.nn.Module, names: list[str]
+) -> dict[torch.nn.Module, DynamicLinear]:
+    """The quantized layer of each float one; layers with one weight get one packed weight."""
+    replacements: dict[torch.nn.Module, DynamicLinear] = {}
+    first_with: dict[torch.Tensor, DynamicLinear] = {}
+    for name in names:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, torch.nn.Linear)
+        layer = DynamicLinear.from_float(linear)
+        twin = first_with.setdefault(linear.weight, layer)
+        layer.packed_weight, layer.weight_scale = twin.packed_weight, twin.weight_scale
+        layer.weight_sum = twin.weight_sum
+        replacements[linear] = layer
+    return replacements
+
+
+def _disable_fast_paths(
+    model: torch.nn.Module, replacements: dict[torch.nn.Module, DynamicLinear]
+) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.TransformerEncoderLayer) and any(
+            child in replacements for child in module.modules()
+        ):
+            # The fused kernel reads linear1.weight itself; this flag is its first condition, for
+            # the layer and for the nn.TransformerEncoder around it.
+            module.activation_relu_or_gelu = 0
+
+
+def _replace(
+    model: torch.nn.Module, replacements: dict[torch.nn.Module, DynamicLinear]
+) -> torch.nn.Module:
+    if model in replacements:
+        return replacements[model]
+    for module in list(model.modules()):
+        # _modules, unlike named_children, lists a child under each of its names.
+        for name, child in list(module._modules.items()):
+            if child is not None and child in replacements:
+                setattr(module, name, replacements[child])
+    return model

@@ -1,0 +1,108 @@
+"""Quantized layers. Their state is plain tensors: one state dict for every road and every machine."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torchquant import ops
+
+QUANT_MIN, QUANT_MAX = -128, 127
+
+
+class DynamicLinear(torch.nn.Module):
+    """A linear layer with int8 weights that quantizes its input on the fly, row by row.
+
+    ``y = activation(x @ weight.t() + bias)`` by :func:`torchquant.ops.linear_dynamic`. Made from a
+    float layer by :meth:`from_float`; scripts, traces, compiles and exports.
+
+    Buffers: ``packed_weight`` int8 ``[ceil(N / 16), ceil(K / 4), 16, 4]``, ``weight_scale`` float32
+    ``[N]``, ``weight_sum`` int32 ``[N]``, ``bias`` float32 ``[N]`` or None. The float32 ones keep
+    their dtype through ``.half()`` and ``.to(dtype)``; the output has the dtype of the input.
+    """
+
+    in_features: int
+    out_features: int
+    activation: str
+    bias: Tensor | None
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, activation: str = "none"
+    ) -> None:
+        """An all-zero layer, to load a state dict into. Use :meth:`from_float` otherwise."""
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.activation = activation
+        weight = torch.zeros(out_features, in_features, dtype=torch.int8)
+        self.register_buffer("packed_weight", ops.pack_weight(weight))
+        self.register_buffer("weight_scale", torch.ones(out_features))
+        self.register_buffer("weight_sum", torch.zeros(out_features, dtype=torch.int32))
+        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+
+    @classmethod
+    def from_float(cls, linear: torch.nn.Linear, activation: str = "none") -> "DynamicLinear":
+        """Quantizes the weight of ``linear``, symmetric, one scale for each output feature.
+
+        Args:
+            linear: The float layer; it is not changed.
+            activation: "none" or "relu", applied to the output.
+
+        Raises:
+            TypeError: ``linear`` is not a torch.nn.Linear.
+            ValueError: Its weight holds NaN or Inf.
+        """
+        if not isinstance(linear, torch.nn.Linear):
+            raise TypeError(
+                f"linear must be a torch.nn.Linear, but got {type(linear).__name__}: pass the "
+                "layer itself, or a whole model to torchquant.quantize_dynamic"
+            )
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
+        layer.train(linear.training)
+        layer._quantize(linear.weight.detach())
+        if linear.bias is not None:
+            layer.bias = linear.bias.detach().float().clone()
+        return layer
+
+    def _quantize(self, weight: Tensor) -> None:
+        if not torch.isfinite(weight).all():
+            raise ValueError(
+                f"the weight of linear, {list(weight.shape)}, must be finite, but holds NaN or Inf: "
+                "quantize a model whose weights are sound"
+            )
+        weight = weight.float()
+        scale, zero_point = ops.choose_qparams_per_channel(weight, 0, QUANT_MIN, QUANT_MAX, True)
+        quantized = ops.quantize_per_channel(
+            weight, scale, zero_point, 0, QUANT_MIN, QUANT_MAX, torch.int8
+        )
+        self.packed_weight = ops.pack_weight(quantized)
+        self.weight_scale = scale
+        self.weight_sum = quantized.sum(dim=1, dtype=torch.int32)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Input ``[..., in_features]``, float, to ``[..., out_features]`` of the same dtype."""
+        return torch.ops.torchquant.linear_dynamic(  # type: ignore[no-any-return]
+            input,
+            self.packed_weight,
+            self.weight_scale,
+            self.weight_sum,
+            self.bias,
+            self.activation,
+        )
+
+    def extra_repr(self) -> str:
+        """The numbers that ``print(model)`` shows."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, activation={self.activation!r}"
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DynamicLinear":
+        """Moves the buffers, but lets no cast reach the float32 ones: their bits are the contract."""
+        before = {"weight_scale": self.weight_scale, "bias": self.bias}
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = getattr(self, name)
+            if old is not None and new.dtype != old.dtype:
+                setattr(self, name, old.to(new.device))
+        return self

@@ -1,0 +1,353 @@
+"""The operators of torch.ops.torchquant, typed and documented: the same names and argument order.
+
+Everywhere ``real = scale * (q - zero_point)``, scale float32 and zero_point int32, q in
+[quant_min, quant_max] within [-65536, 65535]. *Float* means float32, float16 or bfloat16. Results
+are fresh, contiguous and without gradient. Wrong arguments raise RuntimeError.
+
+======================  ==========================================  ==================
+granularity             scale and zero_point                        of an input
+======================  ==========================================  ==================
+``per_tensor``          one element (chosen ones are 0-dim)         of any shape
+``per_channel``         ``[C]``, C the size of ``axis``             of 1 or more dims
+``per_token``           ``[..., 1]``, one for each last-dim row     of 1 or more dims
+======================  ==========================================  ==================
+"""
+
+import torch
+from torch import Tensor
+
+_ops = torch.ops.torchquant
+
+
+def choose_qparams_per_tensor(
+    input: Tensor, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point for the range of a whole tensor.
+
+    Symmetric: ``scale = max|x| / quant_max``, zero point 0. Affine: the range is widened to contain
+    0, ``scale = (max - min) / (quant_max - quant_min)`` and
+    ``zero_point = clamp(quant_min - rint(min / scale))``. Computed in float64, rounded once.
+
+    Args:
+        input: Float tensor of any shape. All zero or empty gives scale 1; NaN or Inf a NaN scale.
+        quant_min: Least code.
+        quant_max: Greatest code, above quant_min.
+        symmetric: Whether zero_point is 0. Needs ``quant_min < 0 < quant_max``.
+
+    Returns:
+        scale, float32 ``[]``, and zero_point, int32 ``[]``.
+
+    Raises:
+        RuntimeError: input is not float, or quant_min and quant_max do not form a range.
+    """
+    result: tuple[Tensor, Tensor] = _ops.choose_qparams_per_tensor(
+        input, quant_min, quant_max, symmetric
+    )
+    return result
+
+
+def choose_qparams_per_channel(
+    input: Tensor, axis: int, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Scales and zero points for the range of each slice along ``axis`` (negative from the end).
+
+    The equations are those of :func:`choose_qparams_per_tensor`.
+
+    Returns:
+        scale, float32 ``[C]``, and zero_point, int32 ``[C]``, with C the size of ``axis``.
+
+    Raises:
+        RuntimeError: also where ``axis`` is not a dimension of input.
+    """
+    result: tuple[Tensor, Tensor] = _ops.choose_qparams_per_channel(
+        input, axis, quant_min, quant_max, symmetric
+    )
+    return result
+
+
+def choose_qparams_per_token(
+    input: Tensor, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Scales and zero points for the range of each row of the last dimension.
+
+    The equations are those of :func:`choose_qparams_per_tensor`.
+
+    Returns:
+        scale, float32 ``[..., 1]``, and zero_point, int32 ``[..., 1]``.
+
+    Raises:
+        RuntimeError: also where input has no dimension.
+    """
+    result: tuple[Tensor, Tensor] = _ops.choose_qparams_per_token(
+        input, quant_min, quant_max, symmetric
+    )
+    return result
+
+
+def quantize_per_tensor(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """``q = clamp(round_half_even(x * (1 / scale)) + zero_point, quant_min, quant_max)``.
+
+    Equals ``torch.ops.quantized_decomposed.quantize_per_tensor`` bit for bit for finite inputs.
+    NaN gives quant_min, infinities saturate.
+
+    Args:
+        input: Float tensor of any shape; float16 and bfloat16 are computed in float32.
+        scale: float32, one element.
+        zero_point: int32, one element.
+        quant_min: Least code.
+        quant_max: Greatest code, above quant_min.
+        dtype: int8, uint8, int16 or int32, whichever holds [quant_min, quant_max].
+
+    Returns:
+        Codes of the shape of input, of ``dtype``.
+
+    Raises:
+        RuntimeError: a dtype, shape or device that differs from the above, or an impossible range.
+    """
+    result: Tensor = _ops.quantize_per_tensor(input, scale, zero_point, quant_min, quant_max, dtype)
+    return result
+
+
+def quantize_per_channel(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    axis: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """:func:`quantize_per_tensor` with scale and zero_point ``[C]``, one for each slice of axis."""
+    result: Tensor = _ops.quantize_per_channel(
+        input, scale, zero_point, axis, quant_min, quant_max, dtype
+    )
+    return result
+
+
+def quantize_per_token(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """:func:`quantize_per_tensor` with scale and zero_point ``[..., 1]``, one for each row."""
+    result: Tensor = _ops.quantize_per_token(input, scale, zero_point, quant_min, quant_max, dtype)
+    return result
+
+
+def dequantize_per_tensor(
+    input: Tensor, scale: Tensor, zero_point: Tensor, *, out_dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """``x = float(q - zero_point) * scale``, rounded once more to ``out_dtype``.
+
+    Equals ``torch.ops.quantized_decomposed.dequantize_per_tensor`` bit for bit.
+
+    Args:
+        input: int8, uint8, int16 or int32 codes of any shape.
+        scale: float32, one element.
+        zero_point: int32, one element.
+        out_dtype: float32, float16 or bfloat16.
+
+    Returns:
+        Values of the shape of input, of ``out_dtype``.
+
+    Raises:
+        RuntimeError: a dtype, shape or device that differs from the above.
+    """
+    result: Tensor = _ops.dequantize_per_tensor(input, scale, zero_point, out_dtype=out_dtype)
+    return result
+
+
+def dequantize_per_channel(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    axis: int,
+    *,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """:func:`dequantize_per_tensor` with scale and zero_point ``[C]``, one for each axis slice."""
+    result: Tensor = _ops.dequantize_per_channel(
+        input, scale, zero_point, axis, out_dtype=out_dtype
+    )
+    return result
+
+
+def dequantize_per_token(
+    input: Tensor, scale: Tensor, zero_point: Tensor, *, out_dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """:func:`dequantize_per_tensor` with scale and zero_point ``[..., 1]``, one for each row."""
+    result: Tensor = _ops.dequantize_per_token(input, scale, zero_point, out_dtype=out_dtype)
+    return result
+
+
+def quantization_error(original: Tensor, approximation: Tensor) -> Tensor:
+    """How far ``approximation`` is from ``original``, in one pass.
+
+    Args:
+        original: float64, float32, float16 or bfloat16 tensor, not empty.
+        approximation: Such a tensor of the same shape.
+
+    Returns:
+        float64 ``[4]``: the greatest and the mean of ``|original - approximation|``, the mean of its
+        square, and the signal-to-noise ratio ``10 log10(sum(original^2) / sum(error^2))`` in dB,
+        infinite where there is no error. NaN propagates. The same bits for any number of threads.
+
+    Raises:
+        RuntimeError: shapes that differ, an empty input, or another dtype.
+    """
+    result: Tensor = _ops.quantization_error(original, approximation)
+    return result
+
+
+def pack_bits(input: Tensor, num_bits: int) -> Tensor:
+    """Codes without gaps: value i of a row takes bits ``[i * num_bits, (i + 1) * num_bits)``.
+
+    Args:
+        input: int8 codes in ``[-2^(num_bits - 1), 2^(num_bits - 1) - 1]`` or uint8 codes in
+            ``[0, 2^num_bits - 1]``, of shape ``[..., K]``.
+        num_bits: 2 to 8.
+
+    Returns:
+        uint8 ``[..., ceil(K * num_bits / 8)]``, little-endian; every row begins a new byte.
+
+    Raises:
+        RuntimeError: a code out of range, or another dtype, shape or num_bits.
+    """
+    result: Tensor = _ops.pack_bits(input, num_bits)
+    return result
+
+
+def unpack_bits(packed: Tensor, num_bits: int, last_dim: int, dtype: torch.dtype) -> Tensor:
+    """The inverse of :func:`pack_bits`.
+
+    Args:
+        packed: uint8 ``[..., ceil(last_dim * num_bits / 8)]``.
+        num_bits: 2 to 8.
+        last_dim: The number of codes of a row.
+        dtype: int8, which extends the sign, or uint8.
+
+    Returns:
+        Codes ``[..., last_dim]`` of ``dtype``.
+
+    Raises:
+        RuntimeError: packed does not have the bytes of ``last_dim`` codes, or another dtype.
+    """
+    result: Tensor = _ops.unpack_bits(packed, num_bits, last_dim, dtype)
+    return result
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """An int8 weight ``[N, K]`` in the layout of the matmuls, the same on every machine.
+
+    Returns:
+        int8 ``[ceil(N / 16), ceil(K / 4), 16, 4]``, zero padded:
+        ``packed[n // 16, k // 4, n % 16, k % 4] = weight[n, k]``.
+
+    Raises:
+        RuntimeError: weight is not int8 with two dimensions.
+    """
+    result: Tensor = _ops.pack_weight(weight)
+    return result
+
+
+def unpack_weight(packed: Tensor, out_features: int, in_features: int) -> Tensor:
+    """The int8 weight ``[out_features, in_features]`` that :func:`pack_weight` packed."""
+    result: Tensor = _ops.unpack_weight(packed, out_features, in_features)
+    return result
+
+
+def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """The exact integer product of 8-bit matrices, for any strides.
+
+    Args:
+        a: int8 or uint8 ``[..., M, K]``.
+        b: int8 or uint8 ``[..., K, N]``, with the leading dimensions of a. K is at most 131,071
+            where both are int8, 65,793 where one is, and 33,025 where none is, so that sums fit.
+
+    Returns:
+        int32 ``[..., M, N]``.
+
+    Raises:
+        RuntimeError: other dtypes, shapes that do not match, or a larger K.
+    """
+    result: Tensor = _ops.int8_matmul(a, b)
+    return result
+
+
+def int8_matmul_packed(
+    a: Tensor, packed_weight: Tensor, out_features: int, weight_sum: Tensor | None = None
+) -> Tensor:
+    """:func:`int8_matmul` with a weight that :func:`pack_weight` packed beforehand.
+
+    Args:
+        a: int8 or uint8 ``[..., K]``.
+        packed_weight: The packed form of an int8 weight ``[out_features, K]``.
+        out_features: N, which the padded packed_weight does not tell.
+        weight_sum: The int32 sums ``[N]`` of the weight's rows; given, they spare computing them.
+
+    Returns:
+        int32 ``[..., N]``: ``a @ weight.t()``.
+
+    Raises:
+        RuntimeError: other dtypes or shapes, or K above 131,071 (int8) or 65,793 (uint8).
+    """
+    result: Tensor = _ops.int8_matmul_packed(a, packed_weight, out_features, weight_sum)
+    return result
+
+
+def linear_dynamic(
+    input: Tensor,
+    packed_weight: Tensor,
+    weight_scale: Tensor,
+    weight_sum: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    """``activation(input @ weight.t() + bias)`` in INT8: the input is quantized row by row.
+
+    Each row of the input gets its own affine uint8 scale ``s`` and zero point ``z``, as from
+    :func:`choose_qparams_per_token` on [0, 255], and with the exact integer sum ``acc``
+    ``y = float(acc - z * weight_sum) * s * weight_scale + bias``, left to right, each step rounded
+    to float32.
+
+    Args:
+        input: Float ``[..., K]``. A row with NaN or Inf gives a row of NaN.
+        packed_weight: :func:`pack_weight` of the int8 weight ``[N, K]``.
+        weight_scale: float32 ``[N]``.
+        weight_sum: int32 ``[N]``, the sum of each row of the int8 weight.
+        bias: float32 ``[N]``, or None.
+        activation: "none" or "relu".
+
+    Returns:
+        ``[..., N]`` of the dtype of input.
+
+    Raises:
+        RuntimeError: a dtype, shape or device that differs from the above, or K above 65,793.
+    """
+    result: Tensor = _ops.linear_dynamic(
+        input, packed_weight, weight_scale, weight_sum, bias, activation
+    )
+    return result
+
+
+def active_kernels() -> str:
+    """The kernel set in use: "avx512vnni", "avx2" or "scalar".
+
+    The environment variable TORCHQUANT_KERNELS, read once at the first operator call, selects a
+    lesser set than the machine's best.
+
+    Raises:
+        RuntimeError: TORCHQUANT_KERNELS names a set that is unknown or does not run here.
+    """
+    result: str = _ops.active_kernels()
+    return result
