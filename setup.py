@@ -1,4 +1,4 @@
-"""Builds libtorchquant.so with CMake and puts it, its header and its CMake package into the package.
+"""Builds libtorchquant.so with CMake; puts it, its header and CMake package into the package.
 
 Everything about the build itself is in CMakeLists.txt.
 """

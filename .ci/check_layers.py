@@ -42,9 +42,8 @@ def wrong_includes() -> list[str]:
                     problems.append(f"{path}: {folder} may not include {name}")
     for path in sources("math"):
         for name in includes(path):
-            if not name.endswith(".h") or ("/" not in name and name not in MATH_HEADERS):
-                if not (CSRC / "math" / name).exists():
-                    problems.append(f"{path}: math includes C headers only, not {name}")
+            if name not in MATH_HEADERS and not (path.parent / name).exists():
+                problems.append(f"{path}: math includes C headers only, not {name}")
     for path in sources("kernels"):
         for name in includes(path):
             local = (path.parent / name).exists()

@@ -35,4 +35,4 @@ def load() -> None:
             "installed already, import it from another folder"
         )
     check_torch_version()
-    torch.ops.load_library(LIBRARY)
+    torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]

@@ -49,12 +49,11 @@ def quantize_dynamic(
     return _replace(model, replacements)
 
 
-def _check_arguments(
-    model: torch.nn.Module, modules: Collection[type[torch.nn.Module]]
-) -> None:
+def _check_arguments(model: torch.nn.Module, modules: Collection[type[torch.nn.Module]]) -> None:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(
-            f"model must be a torch.nn.Module, but got {type(model).__name__}: pass the model itself"
+            f"model must be a torch.nn.Module, but got {type(model).__name__}: pass the model "
+            "itself"
         )
     unknown = [kind for kind in modules if kind is not torch.nn.Linear]
     if unknown:

@@ -1,4 +1,4 @@
-"""Quantized layers. Their state is plain tensors: one state dict for every road and every machine."""
+"""Quantized layers. Their state is plain tensors: one state dict for every road and machine."""
 
 from collections.abc import Callable
 
@@ -67,8 +67,8 @@ class DynamicLinear(torch.nn.Module):
     def _quantize(self, weight: Tensor) -> None:
         if not torch.isfinite(weight).all():
             raise ValueError(
-                f"the weight of linear, {list(weight.shape)}, must be finite, but holds NaN or Inf: "
-                "quantize a model whose weights are sound"
+                f"the weight of linear, {list(weight.shape)}, must be finite, but holds NaN or "
+                "Inf: quantize a model whose weights are sound"
             )
         weight = weight.float()
         scale, zero_point = ops.choose_qparams_per_channel(weight, 0, QUANT_MIN, QUANT_MAX, True)
@@ -98,9 +98,9 @@ class DynamicLinear(torch.nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DynamicLinear":
-        """Moves the buffers, but lets no cast reach the float32 ones: their bits are the contract."""
+        """Moves the buffers, but casts none of the float32 ones: their bits are the contract."""
         before = {"weight_scale": self.weight_scale, "bias": self.bias}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in before.items():
             new = getattr(self, name)
             if old is not None and new.dtype != old.dtype:

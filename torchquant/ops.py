@@ -198,9 +198,10 @@ def quantization_error(original: Tensor, approximation: Tensor) -> Tensor:
         approximation: Such a tensor of the same shape.
 
     Returns:
-        float64 ``[4]``: the greatest and the mean of ``|original - approximation|``, the mean of its
-        square, and the signal-to-noise ratio ``10 log10(sum(original^2) / sum(error^2))`` in dB,
-        infinite where there is no error. NaN propagates. The same bits for any number of threads.
+        float64 ``[4]``: the greatest and the mean of ``|original - approximation|``, the mean of
+        its square, and the signal-to-noise ratio ``10 log10(sum(original^2) / sum(error^2))`` in
+        dB, infinite where there is no error. NaN propagates. The same bits for any number of
+        threads.
 
     Raises:
         RuntimeError: shapes that differ, an empty input, or another dtype.
