@@ -30,19 +30,32 @@ inline void prepare_row(const void* row, bool is_signed, int64_t k, void* prepar
   }
 }
 
+// Adds as written: left to itself GCC joins the products of a quad first, runs out of registers and
+// spills every accumulator.
+inline void accumulate(__m256i& sum, __m256i activations, __m256i weights) {
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(activations, weights));
+  asm("" : "+x"(sum));
+}
+
 template <int R>
 inline void add_products(const int16_t* const (&rows)[R], int64_t offset, __m256i left,
                          __m256i right, __m256i (&sums)[R][2]) {
 #pragma GCC unroll 6
   for (int i = 0; i < R; ++i) {
     const __m256i pair = _mm256_set1_epi32(load_int32(rows[i] + offset));
-    sums[i][0] = _mm256_add_epi32(sums[i][0], _mm256_madd_epi16(pair, left));
-    sums[i][1] = _mm256_add_epi32(sums[i][1], _mm256_madd_epi16(pair, right));
+    accumulate(sums[i][0], pair, left);
+    accumulate(sums[i][1], pair, right);
   }
 }
 
-inline __m256i even_bytes(__m256i x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
-inline __m256i odd_bytes(__m256i x) { return _mm256_srai_epi16(x, 8); }
+// The even or odd ones of 32 bytes, widened to int16.
+inline __m256i odd_bytes(const int8_t* p) {
+  return _mm256_srai_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 8);
+}
+inline __m256i even_bytes(const int8_t* p) {
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+}
 
 template <int R>
 void multiply_tile(const MatmulSpan& s, int64_t first_row, int64_t panel) {
@@ -55,10 +68,11 @@ void multiply_tile(const MatmulSpan& s, int64_t first_row, int64_t panel) {
   }
   const int8_t* weight = panel_of(s, panel);
   for (int64_t quad = 0; quad < s.quads; ++quad, weight += kPanelRow) {
-    const auto* halves = reinterpret_cast<const __m256i*>(weight);
-    const __m256i left = _mm256_loadu_si256(halves), right = _mm256_loadu_si256(halves + 1);
-    add_products<R>(rows, quad * kQuad, even_bytes(left), even_bytes(right), sums);
-    add_products<R>(rows, quad * kQuad + 2, odd_bytes(left), odd_bytes(right), sums);
+    const int8_t* right = weight + kPanelRow / 2;
+    add_products<R>(rows, quad * kQuad, even_bytes(weight), even_bytes(right), sums);
+    asm("" ::
+            : "memory");  // the odd bytes are loaded again, not kept: there is no register for them
+    add_products<R>(rows, quad * kQuad + 2, odd_bytes(weight), odd_bytes(right), sums);
   }
 #pragma GCC unroll 6
   for (int i = 0; i < R; ++i) {
