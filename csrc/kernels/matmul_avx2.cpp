@@ -74,11 +74,7 @@ void multiply_tile(const MatmulSpan& s, int64_t first_row, int64_t panel) {
             : "memory");  // the odd bytes are loaded again, not kept: there is no register for them
     add_products<R>(rows, quad * kQuad + 2, odd_bytes(weight), odd_bytes(right), sums);
   }
-#pragma GCC unroll 6
-  for (int i = 0; i < R; ++i) {
-    finish(s, first_row + i, panel * kPanel, sums[i][0]);
-    finish(s, first_row + i, panel * kPanel + Simd::lanes, sums[i][1]);
-  }
+  finish_tile(s, first_row, panel * kPanel, sums);
 }
 
 using Tile = void (*)(const MatmulSpan&, int64_t first_row, int64_t panel);

@@ -50,11 +50,7 @@ void multiply_tile(const MatmulSpan& s, int64_t first_row, int64_t panel) {
       }
     }
   }
-#pragma GCC unroll 6
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) finish(s, first_row + i, (panel + p) * kPanel, sums[i][p]);
-  }
+  finish_tile(s, first_row, panel * kPanel, sums);
 }
 
 using Tile = void (*)(const MatmulSpan&, int64_t first_row, int64_t panel);

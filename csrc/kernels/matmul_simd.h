@@ -25,38 +25,57 @@ inline void store_float(Output type, void* out, int64_t index, Simd::F y, Store 
   store(at<BFloat16>(out, index), y);
 }
 
-// The sums of row m and columns n, n + 1, ...: rescale_value of affine.h, then what follows it.
-template <class Load, class Store>
-inline void finish_vector(const MatmulSpan& s, int64_t m, int64_t n, Simd::I sum, Load load,
-                          Store store) {
-  const Epilogue& e = s.epilogue;
-  const int64_t index = m * s.out_stride + n;
-  if (e.row_zero_point) {
-    const Simd::I zero_point = Simd::all(e.row_zero_point[m]);
-    sum = Simd::subtract(sum, Simd::multiply(zero_point, load(e.weight_sum + n)));
+// Vector v of each row of a tile, columns n and on: rescale_value of affine.h, then what follows
+// it.
+template <int R, int V, class Load, class Store>
+inline void finish_vector(const MatmulSpan& s, const Epilogue& e, int64_t first_row, int64_t n,
+                          const Simd::I (&sums)[R][V], int v, Load load, Store store) {
+  const Simd::I weight_sum = e.row_zero_point ? load(e.weight_sum + n) : Simd::all(0);
+  const bool integer = e.type == Output::i32;
+  const Simd::F weight_scale = integer ? Simd::all(0.0f) : load(e.weight_scale + n);
+  const Simd::F bias = e.bias ? load(e.bias + n) : Simd::all(0.0f);
+#pragma GCC unroll 6
+  for (int i = 0; i < R; ++i) {
+    const int64_t m = first_row + i;
+    const int64_t index = m * s.out_stride + n;
+    Simd::I sum = sums[i][v];
+    if (e.row_zero_point) {
+      const Simd::I zero_point = Simd::all(e.row_zero_point[m]);
+      sum = Simd::subtract(sum, Simd::multiply(zero_point, weight_sum));
+    }
+    if (integer) {
+      if (e.row_offset) sum = Simd::add(sum, Simd::all(e.row_offset[m]));
+      store(at<int32_t>(s.out, index), sum);
+      continue;
+    }
+    Simd::F y = Simd::multiply(Simd::to_float(sum), Simd::all(e.row_scale[m]));
+    y = Simd::multiply(y, weight_scale);
+    if (e.bias) y = Simd::add(y, bias);
+    if (e.relu) y = relu(y);
+    store_float(e.type, s.out, index, y, store);
   }
-  if (e.type == Output::i32) {
-    if (e.row_offset) sum = Simd::add(sum, Simd::all(e.row_offset[m]));
-    return store(at<int32_t>(s.out, index), sum);
-  }
-  Simd::F y = Simd::multiply(Simd::to_float(sum), Simd::all(e.row_scale[m]));
-  y = Simd::multiply(y, load(e.weight_scale + n));
-  if (e.bias) y = Simd::add(y, load(e.bias + n));
-  if (e.relu) y = relu(y);
-  store_float(e.type, s.out, index, y, store);
 }
 
-// The same, cut to the columns that exist: a packed panel is padded, the output is not.
-inline void finish(const MatmulSpan& s, int64_t m, int64_t n, Simd::I sum) {
-  const int64_t count = s.columns - n;
-  if (count >= Simd::lanes) {
-    finish_vector(
-        s, m, n, sum, [](auto* from) { return Simd::load(from); },
-        [](auto* to, auto x) { Simd::store(to, x); });
-  } else if (count > 0) {
-    finish_vector(
-        s, m, n, sum, [count](auto* from) { return load_first<Simd>(from, count); },
-        [count](auto* to, auto x) { store_first<Simd>(to, x, count); });
+// The sums of a tile of R rows and V vectors, cut to the columns that exist: a packed panel is
+// padded, the output is not.
+template <int R, int V>
+inline void finish_tile(const MatmulSpan& s, int64_t first_row, int64_t column,
+                        const Simd::I (&sums)[R][V]) {
+  const Epilogue epilogue = s.epilogue;  // a copy, which no store can change
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    const int64_t n = column + v * Simd::lanes;
+    const int64_t count = s.columns - n;
+    if (count >= Simd::lanes) {
+      finish_vector(
+          s, epilogue, first_row, n, sums, v, [](auto* from) { return Simd::load(from); },
+          [](auto* to, auto x) { Simd::store(to, x); });
+    } else if (count > 0) {
+      finish_vector(
+          s, epilogue, first_row, n, sums, v,
+          [count](auto* from) { return load_first<Simd>(from, count); },
+          [count](auto* to, auto x) { store_first<Simd>(to, x, count); });
+    }
   }
 }
 
