@@ -12,22 +12,30 @@ namespace {
 constexpr int kRows = 6;
 constexpr int64_t kActivationBytes = 2;
 
-// int16 quads in the order 0 2 1 3: a 16-bit shift splits 4 weight bytes into pairs (0, 2), (1, 3).
-inline void prepare_row(const void* row, bool is_signed, int64_t k, void* prepared) {
-  const int64_t padded = (k + kQuad - 1) / kQuad * kQuad;
+// 16 bytes as int16, quads in the order 0 2 1 3: a 16-bit shift splits 4 weight bytes into the
+// pairs (0, 2) and (1, 3).
+inline __m256i widen_activations(const void* bytes, bool is_signed) {
   const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1,
                                          4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
-  for (int64_t i = 0; i < padded; i += 16) {
-    const int64_t count = k - i < 16 ? k - i : 16;
-    const int64_t stored = padded - i < 16 ? padded - i : 16;
-    uint8_t bytes[16] = {};
-    int16_t wide[16];
-    memcpy(bytes, at<uint8_t>(row, i), static_cast<size_t>(count));
-    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
-    const __m256i values = is_signed ? _mm256_cvtepi8_epi16(narrow) : _mm256_cvtepu8_epi16(narrow);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide), _mm256_shuffle_epi8(values, order));
-    memcpy(at<int16_t>(prepared, i), wide, static_cast<size_t>(stored) * sizeof(int16_t));
+  const __m128i narrow = _mm_loadu_si128(static_cast<const __m128i*>(bytes));
+  const __m256i wide = is_signed ? _mm256_cvtepi8_epi16(narrow) : _mm256_cvtepu8_epi16(narrow);
+  return _mm256_shuffle_epi8(wide, order);
+}
+
+inline void prepare_row(const void* row, bool is_signed, int64_t k, void* prepared) {
+  constexpr int64_t kStep = 16;
+  int64_t i = 0;
+  for (; i + kStep <= k; i += kStep) {
+    const __m256i wide = widen_activations(at<uint8_t>(row, i), is_signed);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at<int16_t>(prepared, i)), wide);
   }
+  if (i == k) return;
+  uint8_t rest[kStep] = {};
+  int16_t wide[kStep];
+  memcpy(rest, at<uint8_t>(row, i), static_cast<size_t>(k - i));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide), widen_activations(rest, is_signed));
+  const int64_t padded = (k - i + kQuad - 1) / kQuad * kQuad;
+  memcpy(at<int16_t>(prepared, i), wide, static_cast<size_t>(padded) * sizeof(int16_t));
 }
 
 // Adds as written: left to itself GCC joins the products of a quad first, runs out of registers and
