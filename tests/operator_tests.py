@@ -1,0 +1,173 @@
+"""The tests that every operator passes, fed by its samples; test_<subject>.py subclasses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pytest
+import reference
+import torch
+from refusals import Refusal
+from samples import Sample, samples, unaligned
+from torch import Tensor
+
+Results = Tensor | Sequence[Tensor]
+
+
+def operator(name: str) -> Callable[..., Any]:
+    return getattr(torch.ops.torchquant, name)
+
+
+def assert_same(result: Results, expected: Results) -> None:
+    """Equal to the last bit (any NaN equals any NaN), and fresh as every result: contiguous."""
+    if not isinstance(result, Tensor):
+        assert len(result) == len(expected)
+        for one, other in zip(result, expected, strict=True):
+            assert_same(one, other)
+        return
+    assert isinstance(expected, Tensor)
+    assert result.dtype == expected.dtype
+    assert result.shape == expected.shape
+    assert result.is_contiguous()
+    if not torch.equal(_bits(result), _bits(expected)):
+        wrong = torch.nonzero(_bits(result) != _bits(expected).reshape(result.shape))
+        first = tuple(wrong[0].tolist())
+        pytest.fail(
+            f"{len(wrong)} of {result.numel()} values differ, the first at {first}: "
+            f"got {result[first].item()!r}, expected {expected[first].item()!r}"
+        )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if not tensor.is_floating_point():
+        return tensor
+    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
+    same_nan = torch.full_like(tensor, torch.nan)
+    return torch.where(tensor.isnan(), same_nan, tensor).contiguous().view(integers)
+
+
+def script(name: str) -> Callable[..., Any]:
+    """A TorchScript function that calls the operator with all of its arguments."""
+    schema = operator(name).default._schema
+    types = {"number": "float", "SymInt": "int", "ScalarType": "int"}
+    declared = ", ".join(
+        f"{argument.name}: {types.get(str(argument.type), str(argument.type))}"
+        for argument in schema.arguments
+    )
+    passed = ", ".join(
+        f"{argument.name}={argument.name}" if argument.kwarg_only else argument.name
+        for argument in schema.arguments
+    )
+    unit = torch.jit.CompilationUnit(
+        f"def call({declared}):\n    return torch.ops.torchquant.{name}({passed})\n"
+    )
+    return unit.call
+
+
+def all_arguments(name: str, sample: Sample) -> list[Any]:
+    """The sample's arguments with the schema's defaults filled in."""
+    given = dict(sample.keywords)
+    schema = operator(name).default._schema
+    arguments = list(sample.arguments)
+    for argument in schema.arguments[len(arguments) :]:
+        arguments.append(given.pop(argument.name, argument.default_value))
+    assert not given
+    return arguments
+
+
+class OperatorTests:
+    """Subclasses name the operator, and for export one more call of other sizes."""
+
+    name: ClassVar[str]
+
+    def test_equals_the_reference(self, sample: Sample) -> None:
+        result = operator(self.name)(*sample.arguments, **sample.keywords)
+        expected = getattr(reference, self.name)(*sample.arguments, **sample.keywords)
+        self.assert_same(result, expected)
+
+    def assert_same(self, result: Results, expected: Results) -> None:
+        assert_same(result, expected)
+
+    def test_leaves_its_arguments_alone(self, sample: Sample) -> None:
+        def tensors() -> list[Tensor]:
+            return [argument for argument in sample.arguments if isinstance(argument, Tensor)]
+
+        before = [argument.clone() for argument in tensors()]
+        operator(self.name)(*sample.arguments, **sample.keywords)
+        for argument, copy in zip(tensors(), before, strict=True):
+            assert torch.equal(argument, copy)
+
+    def test_runs_in_inference_mode(self, sample: Sample) -> None:
+        expected = operator(self.name)(*sample.arguments, **sample.keywords)
+        with torch.inference_mode():
+            result = operator(self.name)(*sample.arguments, **sample.keywords)
+        assert_same(result, expected)
+
+    def test_unaligned_storage_changes_nothing(self, sample: Sample) -> None:
+        arguments = [
+            unaligned(argument) if isinstance(argument, Tensor) and argument.numel() else argument
+            for argument in sample.arguments
+        ]
+        result = operator(self.name)(*arguments, **sample.keywords)
+        assert_same(result, operator(self.name)(*sample.arguments, **sample.keywords))
+
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_refuses_with_the_repair(self, refusal: Refusal, device: str) -> None:
+        """Meta has the same checks, so torch.compile and torch.export say the same."""
+        operator(self.name)(**refusal.right_call(device))
+        with pytest.raises(RuntimeError) as error:
+            operator(self.name)(**refusal.wrong_call(device))
+        assert str(error.value).splitlines()[0] == refusal.message(device)
+
+    @pytest.mark.any_kernels
+    def test_passes_opcheck(self, sample: Sample) -> None:
+        torch.library.opcheck(operator(self.name), sample.arguments, sample.keywords)
+
+    @pytest.mark.any_kernels
+    def test_scripted_equals_eager(self, sample: Sample) -> None:
+        result = script(self.name)(*all_arguments(self.name, sample))
+        assert_same(result, operator(self.name)(*sample.arguments, **sample.keywords))
+
+    @pytest.mark.any_kernels
+    def test_compiled_whole_equals_eager(self, sample: Sample) -> None:
+        torch.compiler.reset()
+        op, keywords = operator(self.name), sample.keywords
+        compiled = torch.compile(
+            lambda *arguments: op(*arguments, **keywords), fullgraph=True, backend="aot_eager"
+        )
+        assert_same(compiled(*sample.arguments), op(*sample.arguments, **keywords))
+
+    @pytest.mark.any_kernels
+    def test_input_that_requires_grad_gives_a_result_that_does_not(
+        self, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        sample = samples(self.name)[0]
+        arguments = [
+            argument.clone().requires_grad_()
+            if isinstance(argument, Tensor) and argument.is_floating_point()
+            else argument
+            for argument in sample.arguments
+        ]
+        result = operator(self.name)(*arguments, **sample.keywords)
+        for tensor in [result] if isinstance(result, Tensor) else result:
+            assert not tensor.requires_grad
+        assert not recwarn.list
+        assert_same(result, operator(self.name)(*sample.arguments, **sample.keywords))
+
+    def exported(self) -> tuple[Callable[..., Any], tuple[Tensor, ...], tuple[Tensor, ...], Any]:
+        """A function of tensors that calls the operator; two calls; its dynamic dimensions."""
+        raise NotImplementedError
+
+    @pytest.mark.any_kernels
+    def test_exports_with_dynamic_dimensions(self) -> None:
+        function, arguments, others, dynamic_shapes = self.exported()
+
+        class Module(torch.nn.Module):
+            def forward(self, *arguments: Tensor) -> Any:
+                return function(*arguments)
+
+        program = torch.export.export(Module(), arguments, dynamic_shapes=(dynamic_shapes,))
+        for call in (arguments, others):
+            assert_same(program.module()(*call), function(*call))

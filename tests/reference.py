@@ -1,0 +1,351 @@
+"""What every operator must return, in numpy's int64 and float64, written from docs/numerics.md.
+
+Functions have the names and arguments of the operators. Where the contract rounds a step to
+float32, the step is taken in numpy's float32; nothing here is shared with csrc, and half types
+convert through torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+
+FLT_MIN = float(np.finfo(np.float32).tiny)
+FLT_MAX = float(np.finfo(np.float32).max)
+BLOCK = 4096
+LANES = 16
+
+
+def _float32(tensor: Tensor) -> Array:
+    return tensor.detach().float().numpy()
+
+
+def _int64(tensor: Tensor) -> Array:
+    return tensor.detach().numpy().astype(np.int64)
+
+
+def _along(values: Array, axis: int, ndim: int) -> Array:
+    """Reshapes [C] so that it broadcasts along `axis` of an array of `ndim` dimensions."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+# choose_qparams
+
+
+def _qparams_of_range(
+    minimum: Array, maximum: Array, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Array, Array]:
+    """Scale and zero point of float64 ranges; min = +Inf, max = -Inf stand for no values at all."""
+    empty = minimum > maximum
+    low = np.where(empty, 0.0, np.minimum(minimum, 0.0))
+    high = np.where(empty, 0.0, np.maximum(maximum, 0.0))
+    zero = int(np.clip(0, quant_min, quant_max))
+    if symmetric:
+        scale = np.maximum(-low, high) / float(quant_max)
+        zero_point = np.zeros_like(scale)
+    else:
+        scale = (high - low) / float(quant_max - quant_min)
+        zero_point = np.clip(quant_min - np.rint(low / scale), quant_min, quant_max)
+    finite = np.isfinite(low) & np.isfinite(high)
+    clamped = np.clip(scale, FLT_MIN, FLT_MAX).astype(np.float32)
+    all_zero = (low == 0) & (high == 0)
+    scale = np.where(finite, np.where(all_zero, np.float32(1), clamped), np.float32(np.nan))
+    zero_point = np.where(finite & ~all_zero, zero_point, zero)
+    return scale.astype(np.float32), zero_point.astype(np.int32)
+
+
+def _choose_qparams(
+    rows: Array, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Array, Array]:
+    """One range for each row of a 2-D float32 array; np.min and np.max hand NaN on."""
+    with np.errstate(all="ignore"):
+        values = rows.astype(np.float64)
+        return _qparams_of_range(
+            values.min(axis=1, initial=np.inf),
+            values.max(axis=1, initial=-np.inf),
+            quant_min,
+            quant_max,
+            symmetric,
+        )
+
+
+def choose_qparams_per_tensor(
+    input: Tensor, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    scale, zero_point = _choose_qparams(
+        _float32(input).reshape(1, -1) if input.numel() else np.zeros((1, 0), np.float32),
+        quant_min,
+        quant_max,
+        symmetric,
+    )
+    return torch.from_numpy(scale).reshape(()), torch.from_numpy(zero_point).reshape(())
+
+
+def choose_qparams_per_channel(
+    input: Tensor, axis: int, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    channels = np.moveaxis(_float32(input), axis, 0)
+    count = channels.shape[0]
+    rows = channels.reshape(count, -1) if channels.size else np.zeros((count, 0), np.float32)
+    scale, zero_point = _choose_qparams(rows, quant_min, quant_max, symmetric)
+    return torch.from_numpy(scale), torch.from_numpy(zero_point)
+
+
+def choose_qparams_per_token(
+    input: Tensor, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    tokens = math.prod(input.shape[:-1])
+    scale, zero_point = _choose_qparams(
+        _float32(input).reshape(tokens, input.shape[-1]), quant_min, quant_max, symmetric
+    )
+    shape = [*input.shape[:-1], 1]
+    return torch.from_numpy(scale).reshape(shape), torch.from_numpy(zero_point).reshape(shape)
+
+
+# quantize
+
+
+def _quantize(x: Array, scale: Array, zero_point: Array, quant_min: int, quant_max: int) -> Array:
+    with np.errstate(all="ignore"):
+        value = x * (np.float32(1) / scale)
+        assert value.dtype == np.float32
+        low = (quant_min - zero_point).astype(np.float32)
+        high = (quant_max - zero_point).astype(np.float32)
+        nan = np.isnan(value)
+        clamped = np.where(value > low, value, low)
+        clamped = np.where(clamped < high, clamped, high)
+        code = np.rint(clamped.astype(np.float64)).astype(np.int64) + zero_point
+    return np.where(nan, quant_min, np.clip(code, quant_min, quant_max))
+
+
+def _quantized(
+    input: Tensor,
+    scale: Array,
+    zero_point: Array,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    codes = _quantize(_float32(input), scale, zero_point, quant_min, quant_max)
+    return torch.from_numpy(np.ascontiguousarray(codes)).reshape(input.shape).to(dtype)
+
+
+def quantize_per_tensor(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _quantized(
+        input,
+        _float32(scale).reshape(()),
+        _int64(zero_point).reshape(()),
+        quant_min,
+        quant_max,
+        dtype,
+    )
+
+
+def quantize_per_channel(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    axis: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _quantized(
+        input,
+        _along(_float32(scale), axis, input.ndim),
+        _along(_int64(zero_point), axis, input.ndim),
+        quant_min,
+        quant_max,
+        dtype,
+    )
+
+
+def quantize_per_token(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _quantized(input, _float32(scale), _int64(zero_point), quant_min, quant_max, dtype)
+
+
+# dequantize
+
+
+def _dequantized(input: Tensor, scale: Array, zero_point: Array, out_dtype: torch.dtype) -> Tensor:
+    with np.errstate(all="ignore"):
+        values = (_int64(input) - zero_point).astype(np.float32) * scale
+    assert values.dtype == np.float32
+    return torch.from_numpy(np.ascontiguousarray(values)).reshape(input.shape).to(out_dtype)
+
+
+def dequantize_per_tensor(
+    input: Tensor, scale: Tensor, zero_point: Tensor, *, out_dtype: torch.dtype = torch.float32
+) -> Tensor:
+    return _dequantized(
+        input, _float32(scale).reshape(()), _int64(zero_point).reshape(()), out_dtype
+    )
+
+
+def dequantize_per_channel(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    axis: int,
+    *,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    return _dequantized(
+        input,
+        _along(_float32(scale), axis, input.ndim),
+        _along(_int64(zero_point), axis, input.ndim),
+        out_dtype,
+    )
+
+
+def dequantize_per_token(
+    input: Tensor, scale: Tensor, zero_point: Tensor, *, out_dtype: torch.dtype = torch.float32
+) -> Tensor:
+    return _dequantized(input, _float32(scale), _int64(zero_point), out_dtype)
+
+
+# quantization_error
+
+
+def _sum_in_blocks(values: Array) -> float:
+    """Element i of a block of 4096 goes to lane i % 16; lanes, then blocks, add in index order."""
+    total = 0.0
+    for start in range(0, values.size, BLOCK):
+        block = values[start : start + BLOCK]
+        padded = np.zeros(-(-block.size // LANES) * LANES)
+        padded[: block.size] = block
+        lanes = np.zeros(LANES)
+        for row in padded.reshape(-1, LANES):
+            lanes = lanes + row
+        block_sum = 0.0
+        for lane in lanes:
+            block_sum += float(lane)
+        total += block_sum
+    return total
+
+
+def quantization_error(original: Tensor, approximation: Tensor) -> Tensor:
+    exact = original.detach().double().numpy().reshape(-1)
+    with np.errstate(all="ignore"):
+        error = exact - approximation.detach().double().numpy().reshape(-1)
+        max_error = float(np.max(np.abs(error)))
+        absolute = _sum_in_blocks(np.abs(error))
+        noise = _sum_in_blocks(error * error)
+        signal = _sum_in_blocks(exact * exact)
+        ratio = np.float64(signal) / np.float64(noise)
+        snr_db = math.inf if noise == 0 else float(10 * np.log10(ratio))
+    return torch.tensor(
+        [max_error, absolute / exact.size, noise / exact.size, snr_db], dtype=torch.float64
+    )
+
+
+# pack_bits
+
+
+def pack_bits(input: Tensor, num_bits: int) -> Tensor:
+    length = input.shape[-1]
+    rows = _int64(input).reshape(math.prod(input.shape[:-1]), length)
+    bits = (rows[:, :, None] >> np.arange(num_bits)) & 1
+    packed = np.packbits(
+        bits.reshape(rows.shape[0], length * num_bits).astype(np.uint8), axis=1, bitorder="little"
+    )
+    return torch.from_numpy(packed).reshape(*input.shape[:-1], -(-length * num_bits // 8))
+
+
+def unpack_bits(packed: Tensor, num_bits: int, last_dim: int, dtype: torch.dtype) -> Tensor:
+    rows = packed.numpy().reshape(math.prod(packed.shape[:-1]), packed.shape[-1])
+    bits = np.unpackbits(rows, axis=1, count=last_dim * num_bits, bitorder="little")
+    codes = bits.reshape(rows.shape[0], last_dim, num_bits).astype(np.int64) @ (
+        1 << np.arange(num_bits, dtype=np.int64)
+    )
+    if dtype == torch.int8:
+        codes = np.where(codes >= 1 << (num_bits - 1), codes - (1 << num_bits), codes)
+    return torch.from_numpy(codes).reshape(*packed.shape[:-1], last_dim).to(dtype)
+
+
+# int8_matmul
+
+
+def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
+    product = np.matmul(_int64(a), _int64(b))
+    assert product.size == 0 or np.abs(product).max() < 1 << 31
+    return torch.from_numpy(product).to(torch.int32)
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    rows, columns = weight.shape
+    padded = np.zeros((-(-rows // 16) * 16, -(-columns // 4) * 4), np.int8)
+    padded[:rows, :columns] = weight.numpy()
+    blocks = padded.reshape(padded.shape[0] // 16, 16, padded.shape[1] // 4, 4)
+    return torch.from_numpy(np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)))
+
+
+def unpack_weight(packed: Tensor, out_features: int, in_features: int) -> Tensor:
+    panels, groups, outputs, inputs = packed.shape
+    weight = packed.numpy().transpose(0, 2, 1, 3).reshape(panels * outputs, groups * inputs)
+    return torch.from_numpy(np.ascontiguousarray(weight[:out_features, :in_features]))
+
+
+def int8_matmul_packed(
+    a: Tensor, packed_weight: Tensor, out_features: int, weight_sum: Tensor | None = None
+) -> Tensor:
+    return int8_matmul(a, unpack_weight(packed_weight, out_features, a.shape[-1]).t())
+
+
+# linear_dynamic
+
+
+def linear_dynamic(
+    input: Tensor,
+    packed_weight: Tensor,
+    weight_scale: Tensor,
+    weight_sum: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    in_features = input.shape[-1]
+    out_features = weight_scale.numel()
+    tokens = input.detach().reshape(math.prod(input.shape[:-1]), in_features)
+    scale, zero_point = choose_qparams_per_token(tokens, 0, 255, False)
+    codes = quantize_per_token(tokens, scale, zero_point, 0, 255, torch.uint8)
+    weight = unpack_weight(packed_weight, out_features, in_features)
+    accumulator = np.matmul(_int64(codes), _int64(weight).T) - _int64(zero_point) * _int64(
+        weight_sum
+    )
+    assert accumulator.size == 0 or np.abs(accumulator).max() < 1 << 31
+    with np.errstate(all="ignore"):
+        result = accumulator.astype(np.float32) * _float32(scale)
+        result = result * _float32(weight_scale)
+        if bias is not None:
+            result = result + _float32(bias)
+        if activation == "relu":
+            result = np.where(result <= 0, np.float32(0), result)
+    assert result.dtype == np.float32
+    return (
+        torch.from_numpy(np.ascontiguousarray(result))
+        .to(input.dtype)
+        .reshape(*input.shape[:-1], out_features)
+    )

@@ -1,0 +1,522 @@
+"""Wrong arguments, one by one, each with its whole message: what was given, and the repair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from samples import F16, I8, I16, I32, U8
+
+Arguments = dict[str, Any]
+F32, F64, I64 = torch.float32, torch.float64, torch.int64
+OTHER_DEVICE = {"cpu": "meta", "meta": "cpu"}
+# As messages print them.
+NAMES = {
+    F64: "Double",
+    F32: "Float",
+    F16: "Half",
+    I64: "Long",
+    I32: "Int",
+    I16: "Short",
+    I8: "Char",
+    U8: "Byte",
+}
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A tensor to be made on the device of the call, or elsewhere."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    elsewhere: bool = False
+
+    def on(self, device: str) -> torch.Tensor:
+        device = OTHER_DEVICE[device] if self.elsewhere else device
+        return torch.zeros(self.shape, dtype=self.dtype, device=device)
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype)[6:]}{list(self.shape)}{' elsewhere' if self.elsewhere else ''}"
+
+    def __format__(self, spec: str) -> str:
+        """`{tensor:dtype}` and `{tensor:shape}` as messages print them."""
+        return NAMES[self.dtype] if spec == "dtype" else str(list(self.shape))
+
+
+def zeros(*shape: int, dtype: torch.dtype = F32, elsewhere: bool = False) -> Zeros:
+    return Zeros(shape, dtype, elsewhere)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """What to change in a right call, and what is then said."""
+
+    change: Arguments
+    message: str
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value!s}" for name, value in self.change.items())
+
+
+@dataclass(frozen=True)
+class Refusal:
+    right: Arguments
+    wrong: Wrong
+
+    def right_call(self, device: str) -> Arguments:
+        return {
+            name: value.on(device) if isinstance(value, Zeros) else value
+            for name, value in self.right.items()
+        }
+
+    def wrong_call(self, device: str) -> Arguments:
+        return Refusal({**self.right, **self.wrong.change}, self.wrong).right_call(device)
+
+    def message(self, device: str) -> str:
+        return self.wrong.message.replace("<device>", device).replace(
+            "<other>", OTHER_DEVICE[device]
+        )
+
+    def __str__(self) -> str:
+        return str(self.wrong)
+
+
+# One function for each rule: a wrong value and the message it brings.
+
+
+def not_float(name: str, x: Zeros) -> Wrong:
+    message = "must be float32, float16 or bfloat16, but got"
+    return Wrong({name: x}, f"{name} {message} {x:dtype}: convert it with .float()")
+
+
+def not_code(name: str, x: Zeros) -> Wrong:
+    message = f"{name} must be int8, uint8, int16 or int32, but got {x:dtype}"
+    return Wrong({name: x}, f"{message}: pass what a quantize operator returned")
+
+
+def not_byte(name: str, x: Zeros) -> Wrong:
+    message = f"{name} must be int8 or uint8, but got {x:dtype}"
+    return Wrong({name: x}, f"{message}: quantize it first, or convert it with .to(torch.int8)")
+
+
+def not_int8(name: str, x: Zeros, repair: str) -> Wrong:
+    return Wrong({name: x}, f"{name} must be int8, but got {x:dtype}: {repair}")
+
+
+def not_error_operand(name: str, x: Zeros) -> Wrong:
+    message = f"{name} must be float64, float32, float16 or bfloat16, but got {x:dtype}"
+    return Wrong({name: x}, f"{message}: dequantize it first")
+
+
+def dtype_of(name: str, x: Zeros, wanted: torch.dtype) -> Wrong:
+    return Wrong(
+        {name: x}, f"{name} must be {NAMES[wanted]}, but got {x:dtype}: convert it with .to()"
+    )
+
+
+def device_of(name: str, x: Zeros, owner: str) -> Wrong:
+    message = f"{name} must be on the device of {owner}, <device>, but got <other>"
+    elsewhere = Zeros(x.shape, x.dtype, elsewhere=True)
+    return Wrong({name: elsewhere}, f"{message}: move it with .to({owner}.device)")
+
+
+def shape_of(name: str, x: Zeros, wanted: list[int], meaning: str) -> Wrong:
+    message = f"{name} must have shape {wanted}, {meaning}, but got {x:shape}"
+    return Wrong({name: x}, f"{message}: reshape it, or compute it for this very tensor")
+
+
+def several_elements(name: str, x: Zeros) -> Wrong:
+    message = f"{name} must have one element, but got shape {x:shape}"
+    return Wrong({name: x}, f"{message}: use the per_channel or per_token operator for more")
+
+
+def few_dims(name: str, x: Zeros, least: int = 1) -> Wrong:
+    message = f"{name} must have {least} or more dimensions, but got {len(x.shape)}"
+    return Wrong({name: x}, f"{message}: add them with .unsqueeze(0)")
+
+
+def other_dims(b: Zeros) -> Wrong:
+    message = f"b must have as many dimensions as a, 2, but got {len(b.shape)}"
+    return Wrong({"b": b}, f"{message}: nothing is broadcast, expand it first")
+
+
+def axis(given: int) -> Wrong:
+    message = f"axis must lie in [-2, 1] for this input, but got {given}"
+    repair = "it counts the dimensions of input, negative ones from the last"
+    return Wrong({"axis": given}, f"{message}: {repair}")
+
+
+def quant_range(quant_min: int, quant_max: int) -> Wrong:
+    return Wrong(
+        {"quant_min": quant_min, "quant_max": quant_max},
+        "quant_min and quant_max must satisfy -65536 <= quant_min < quant_max <= 65535, but got "
+        f"{quant_min} and {quant_max}: int8 is -128 and 127, uint8 is 0 and 255",
+    )
+
+
+def one_sided(quant_min: int, quant_max: int) -> Wrong:
+    return Wrong(
+        {"quant_min": quant_min, "quant_max": quant_max, "symmetric": True},
+        "quant_min and quant_max must lie on both sides of 0 when symmetric is true, but got "
+        f"{quant_min} and {quant_max}: pass -128 and 127, or symmetric=False",
+    )
+
+
+def no_code_dtype(dtype: torch.dtype) -> Wrong:
+    message = f"dtype must be int8, uint8, int16 or int32, but got {NAMES[dtype]}"
+    return Wrong({"dtype": dtype}, f"{message}: this range fits {NAMES[I8]}")
+
+
+def narrow(
+    dtype: torch.dtype, holds: str, quant_min: int, quant_max: int, fits: torch.dtype
+) -> Wrong:
+    got = f"but got quant_min {quant_min} and quant_max {quant_max}"
+    return Wrong(
+        {"dtype": dtype, "quant_min": quant_min, "quant_max": quant_max},
+        f"dtype {NAMES[dtype]} holds {holds}, {got}: this range fits {NAMES[fits]}",
+    )
+
+
+def out_dtype(dtype: torch.dtype) -> Wrong:
+    message = f"out_dtype must be float32, float16 or bfloat16, but got {NAMES[dtype]}"
+    return Wrong({"out_dtype": dtype}, f"{message}: pass torch.float32 and convert the result")
+
+
+def num_bits(given: int) -> Wrong:
+    message = f"num_bits must lie in [2, 8], but got {given}"
+    repair = "wider codes are stored as int16 or int32 as they are"
+    return Wrong({"num_bits": given}, f"{message}: {repair}")
+
+
+def last_dim(given: int, taken: int) -> Wrong:
+    return Wrong(
+        {"last_dim": given},
+        f"last_dim must fill the rows of packed, 3 bytes each, but got {given} codes of 4 bits, "
+        f"which take {taken}: pass the size of the last dimension that was packed",
+    )
+
+
+def packed_shape(change: Arguments, name: str, wanted: list[int], given: list[int]) -> Wrong:
+    return Wrong(
+        change,
+        f"{name} must have shape {wanted}, [ceil(out_features / 16), ceil(in_features / 4), 16, 4],"
+        f" but got {given}: pass what pack_weight returned for a weight of these features",
+    )
+
+
+def negative_features(change: Arguments, given: str) -> Wrong:
+    message = f"out_features and in_features must not be negative, but got {given}"
+    return Wrong(change, f"{message}: pass the shape of the weight that was packed")
+
+
+def deep(limit: int, given: int, change: Arguments) -> Wrong:
+    return Wrong(
+        change,
+        f"the inner dimension must be at most {limit} for these dtypes, or the int32 sums may "
+        f"overflow, but got {given}: split it and add the parts in int64",
+    )
+
+
+def deep_matmul(limit: int, a: torch.dtype, b: torch.dtype) -> Wrong:
+    given = limit + 1
+    return deep(limit, given, {"a": zeros(1, given, dtype=a), "b": zeros(given, 1, dtype=b)})
+
+
+def activation(given: str) -> Wrong:
+    message = f'activation must be "none" or "relu", but got "{given}"'
+    return Wrong({"activation": given}, f'{message}: pass "none" and apply others to the result')
+
+
+CHANNEL = "one for each channel"
+TOKEN = "one for each row of the last dimension"
+FEATURE = "one for each output feature"
+SUM = "the sum of each weight row"
+
+FLOAT_INPUT = [
+    not_float("input", zeros(2, 3, dtype=F64)),
+    not_float("input", zeros(2, 3, dtype=I32)),
+]
+CODE_INPUT = [
+    not_code("input", zeros(2, 3)),
+    not_code("input", zeros(2, 3, dtype=I64)),
+    out_dtype(F64),
+    out_dtype(I8),
+]
+RANGE = [
+    quant_range(127, 127),
+    quant_range(128, 127),
+    quant_range(-65537, 127),
+    quant_range(-128, 65536),
+]
+SYMMETRIC = [one_sided(0, 127), one_sided(-128, 0), one_sided(-128, -1)]
+AXIS = [axis(2), axis(-3)]
+DTYPE = [
+    no_code_dtype(I64),
+    no_code_dtype(F32),
+    narrow(U8, "0 to 255", -128, 127, I8),
+    narrow(I8, "-128 to 127", -128, 128, I16),
+    narrow(I8, "-128 to 127", 0, 255, U8),
+    narrow(I16, "-32768 to 32767", 0, 40000, I32),
+]
+
+
+def qparams(*right: int) -> list[Wrong]:
+    return [
+        dtype_of("scale", zeros(*right, dtype=F64), F32),
+        dtype_of("scale", zeros(*right, dtype=F16), F32),
+        dtype_of("zero_point", zeros(*right, dtype=I64), I32),
+        dtype_of("zero_point", zeros(*right), I32),
+        device_of("scale", zeros(*right), "input"),
+        device_of("zero_point", zeros(*right, dtype=I32), "input"),
+    ]
+
+
+PER_TENSOR = [
+    *qparams(),
+    *(several_elements("scale", zeros(n)) for n in (0, 2)),
+    *(several_elements("zero_point", zeros(n, dtype=I32)) for n in (0, 2)),
+]
+PER_CHANNEL = [
+    *qparams(2),
+    *(shape_of("scale", zeros(*s), [2], CHANNEL) for s in [(), (1,), (3,), (2, 1)]),
+    *(shape_of("zero_point", zeros(*s, dtype=I32), [2], CHANNEL) for s in [(), (1,), (3,), (2, 1)]),
+]
+PER_TOKEN = [
+    *qparams(2, 1),
+    *(shape_of("scale", zeros(*s), [2, 1], TOKEN) for s in [(), (2,), (1, 1), (2, 3)]),
+    *(
+        shape_of("zero_point", zeros(*s, dtype=I32), [2, 1], TOKEN)
+        for s in [(), (2,), (1, 1), (2, 3)]
+    ),
+]
+
+
+def choose(**more: Any) -> Arguments:
+    return {"input": zeros(2, 3), "quant_min": -128, "quant_max": 127, "symmetric": False, **more}
+
+
+def qparams_of(*right: int) -> Arguments:
+    return {"scale": zeros(*right), "zero_point": zeros(*right, dtype=I32)}
+
+
+def quantize(*right: int, **more: Any) -> Arguments:
+    limits = {"quant_min": -128, "quant_max": 127, "dtype": I8}
+    return {"input": zeros(2, 3), **qparams_of(*right), **limits, **more}
+
+
+def dequantize(*right: int, **more: Any) -> Arguments:
+    return {"input": zeros(2, 3, dtype=I8), **qparams_of(*right), **more}
+
+
+PACKED = zeros(1, 2, 16, 4, dtype=I8)
+DEEP_PACKED = zeros(1, 16449, 16, 4, dtype=I8)
+ONE_TOO_MANY = {"out_features": 17}
+
+# Of every operator, a right call and what is wrong with others.
+_TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
+    "choose_qparams_per_tensor": (choose(), [*FLOAT_INPUT, *RANGE, *SYMMETRIC]),
+    "choose_qparams_per_channel": (
+        choose(axis=0),
+        [*FLOAT_INPUT, few_dims("input", zeros()), *AXIS, *RANGE, *SYMMETRIC],
+    ),
+    "choose_qparams_per_token": (
+        choose(),
+        [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *SYMMETRIC],
+    ),
+    "quantize_per_tensor": (quantize(), [*FLOAT_INPUT, *RANGE, *DTYPE, *PER_TENSOR]),
+    "quantize_per_channel": (
+        quantize(2, axis=0),
+        [*FLOAT_INPUT, few_dims("input", zeros()), *AXIS, *RANGE, *DTYPE, *PER_CHANNEL],
+    ),
+    "quantize_per_token": (
+        quantize(2, 1),
+        [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *DTYPE, *PER_TOKEN],
+    ),
+    "dequantize_per_tensor": (dequantize(), [*CODE_INPUT, *PER_TENSOR]),
+    "dequantize_per_channel": (
+        dequantize(2, axis=0),
+        [*CODE_INPUT, few_dims("input", zeros(dtype=I8)), *AXIS, *PER_CHANNEL],
+    ),
+    "dequantize_per_token": (
+        dequantize(2, 1),
+        [*CODE_INPUT, few_dims("input", zeros(dtype=I8)), *PER_TOKEN],
+    ),
+    "quantization_error": (
+        {"original": zeros(2, 3), "approximation": zeros(2, 3)},
+        [
+            not_error_operand("original", zeros(2, 3, dtype=I8)),
+            not_error_operand("approximation", zeros(2, 3, dtype=I8)),
+            *(
+                shape_of("approximation", zeros(*s), [2, 3], "that of original")
+                for s in [(3, 2), (2, 1), (), (2, 3, 1), (6,)]
+            ),
+            device_of("approximation", zeros(2, 3), "original"),
+            Wrong(
+                {"original": zeros(0, 3), "approximation": zeros(0, 3)},
+                "original must not be empty, but got shape [0, 3]: an error of no values is not "
+                "defined",
+            ),
+        ],
+    ),
+    "pack_bits": (
+        {"input": zeros(2, 3, dtype=I8), "num_bits": 4},
+        [
+            not_byte("input", zeros(2, 3)),
+            not_byte("input", zeros(2, 3, dtype=I16)),
+            few_dims("input", zeros(dtype=I8)),
+            num_bits(1),
+            num_bits(9),
+        ],
+    ),
+    "unpack_bits": (
+        {"packed": zeros(2, 3, dtype=U8), "num_bits": 4, "last_dim": 6, "dtype": I8},
+        [
+            Wrong(
+                {"packed": zeros(2, 3, dtype=I8)},
+                f"packed must be uint8, but got {NAMES[I8]}: pass what pack_bits returned",
+            ),
+            few_dims("packed", zeros(dtype=U8)),
+            num_bits(1),
+            num_bits(9),
+            Wrong(
+                {"dtype": I16},
+                f"dtype must be int8 or uint8, but got {NAMES[I16]}: pass the dtype that was "
+                "packed",
+            ),
+            Wrong(
+                {"last_dim": -1},
+                "last_dim must not be negative, but got -1: pass the size of the last dimension "
+                "that was packed",
+            ),
+            last_dim(0, 0),
+            last_dim(4, 2),
+            last_dim(7, 4),
+        ],
+    ),
+    "int8_matmul": (
+        {"a": zeros(2, 3, dtype=I8), "b": zeros(3, 4, dtype=I8)},
+        [
+            not_byte("a", zeros(2, 3)),
+            not_byte("b", zeros(3, 4, dtype=I16)),
+            few_dims("a", zeros(3, dtype=I8), 2),
+            other_dims(zeros(3, dtype=I8)),
+            other_dims(zeros(2, 3, 4, dtype=I8)),
+            Wrong(
+                {"a": zeros(5, 2, 3, dtype=I8), "b": zeros(1, 3, 4, dtype=I8)},
+                "b must have the leading dimensions of a, [5, 2, 3], but got [1, 3, 4]: nothing is "
+                "broadcast, expand it first",
+            ),
+            Wrong(
+                {"b": zeros(4, 3, dtype=I8)},
+                "b must have 3 rows, as a has columns, but got shapes [2, 3] and [4, 3]: a weight "
+                "[out_features, in_features] is passed as weight.t()",
+            ),
+            device_of("b", zeros(3, 4, dtype=I8), "a"),
+            deep_matmul(131071, I8, I8),
+            deep_matmul(65793, U8, I8),
+            deep_matmul(65793, I8, U8),
+            deep_matmul(33025, U8, U8),
+        ],
+    ),
+    "pack_weight": (
+        {"weight": zeros(3, 5, dtype=I8)},
+        [
+            not_int8("weight", zeros(3, 5), "quantize it with quantize_per_channel"),
+            not_int8("weight", zeros(3, 5, dtype=U8), "quantize it with quantize_per_channel"),
+            *(
+                Wrong(
+                    {"weight": zeros(*s, dtype=I8)},
+                    f"weight must be [out_features, in_features], but got shape {list(s)}: flatten "
+                    "the dimensions after the first",
+                )
+                for s in [(5,), (2, 3, 5)]
+            ),
+        ],
+    ),
+    "unpack_weight": (
+        {"packed": PACKED, "out_features": 3, "in_features": 5},
+        [
+            not_int8("packed", zeros(1, 2, 16, 4), "pass what pack_weight returned"),
+            *(
+                packed_shape({"packed": zeros(*s, dtype=I8)}, "packed", [1, 2, 16, 4], list(s))
+                for s in [(1, 16, 4), (1, 2, 4, 16), (2, 2, 16, 4), (1, 1, 16, 4), (3, 5)]
+            ),
+            packed_shape(ONE_TOO_MANY, "packed", [2, 2, 16, 4], [1, 2, 16, 4]),
+            packed_shape({"in_features": 9}, "packed", [1, 3, 16, 4], [1, 2, 16, 4]),
+            negative_features({"out_features": -1}, "-1 and 5"),
+            negative_features({"in_features": -1}, "3 and -1"),
+        ],
+    ),
+    "int8_matmul_packed": (
+        {
+            "a": zeros(2, 5, dtype=I8),
+            "packed_weight": PACKED,
+            "out_features": 3,
+            "weight_sum": zeros(3, dtype=I32),
+        },
+        [
+            not_byte("a", zeros(2, 5)),
+            few_dims("a", zeros(dtype=I8)),
+            not_int8("packed_weight", zeros(1, 2, 16, 4), "pass what pack_weight returned"),
+            packed_shape(
+                {"packed_weight": zeros(3, 5, dtype=I8)}, "packed_weight", [1, 2, 16, 4], [3, 5]
+            ),
+            packed_shape(
+                {"a": zeros(2, 9, dtype=I8)}, "packed_weight", [1, 3, 16, 4], [1, 2, 16, 4]
+            ),
+            packed_shape(ONE_TOO_MANY, "packed_weight", [2, 2, 16, 4], [1, 2, 16, 4]),
+            Wrong(
+                {"out_features": -1},
+                "out_features must not be negative, but got -1: pass the rows of the weight that "
+                "was packed",
+            ),
+            dtype_of("weight_sum", zeros(3), I32),
+            shape_of("weight_sum", zeros(4, dtype=I32), [3], SUM),
+            device_of("weight_sum", zeros(3, dtype=I32), "a"),
+            device_of("packed_weight", PACKED, "a"),
+            deep(65793, 65796, {"a": zeros(1, 65796, dtype=U8), "packed_weight": DEEP_PACKED}),
+        ],
+    ),
+    "linear_dynamic": (
+        {
+            "input": zeros(2, 5),
+            "packed_weight": PACKED,
+            "weight_scale": zeros(3),
+            "weight_sum": zeros(3, dtype=I32),
+            "bias": zeros(3),
+        },
+        [
+            not_float("input", zeros(2, 5, dtype=F64)),
+            not_float("input", zeros(2, 5, dtype=I8)),
+            few_dims("input", zeros()),
+            packed_shape({"input": zeros(2, 9)}, "packed_weight", [1, 3, 16, 4], [1, 2, 16, 4]),
+            not_int8("packed_weight", zeros(1, 2, 16, 4), "pass what pack_weight returned"),
+            packed_shape(
+                {"packed_weight": zeros(3, 5, dtype=I8)}, "packed_weight", [1, 2, 16, 4], [3, 5]
+            ),
+            packed_shape(
+                {"weight_scale": zeros(17)}, "packed_weight", [2, 2, 16, 4], [1, 2, 16, 4]
+            ),
+            dtype_of("weight_scale", zeros(3, dtype=F16), F32),
+            shape_of("weight_scale", zeros(3, 1), [3], FEATURE),
+            dtype_of("weight_sum", zeros(3), I32),
+            shape_of("weight_sum", zeros(4, dtype=I32), [3], SUM),
+            dtype_of("bias", zeros(3, dtype=F16), F32),
+            *(shape_of("bias", zeros(*s), [3], FEATURE) for s in [(4,), (1,), (1, 3)]),
+            activation("gelu"),
+            activation("ReLU"),
+            activation(""),
+            device_of("packed_weight", PACKED, "input"),
+            device_of("weight_scale", zeros(3), "input"),
+            device_of("weight_sum", zeros(3, dtype=I32), "input"),
+            device_of("bias", zeros(3), "input"),
+            deep(65793, 65796, {"input": zeros(1, 65796), "packed_weight": DEEP_PACKED}),
+        ],
+    ),
+}
+
+
+def refusals(operator: str) -> list[Refusal]:
+    right, wrong = _TABLE[operator]
+    return [Refusal(right, one) for one in wrong]

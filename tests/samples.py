@@ -1,0 +1,303 @@
+"""Sample arguments for every operator: a few that differ in kind.
+
+They feed the tests that every operator passes (operator_tests.py), test_kernels.py and
+test_threads.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import reference
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    name: str
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def floats(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal values with some larger ones, the same for the same shape and seed."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    x = torch.randn(shape, generator=generator)
+    return torch.where(x.abs() > 2, 10 * x, x).to(dtype)
+
+
+def integers(
+    *shape: int, low: int = -128, high: int = 127, dtype: torch.dtype = torch.int8, seed: int = 0
+) -> Tensor:
+    """Integers of the closed range [low, high]."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    return torch.randint(low, high + 1, shape, generator=generator).to(dtype)
+
+
+def bytes_(*shape: int, dtype: torch.dtype = torch.int8, seed: int = 0) -> Tensor:
+    """int8 or uint8 over its whole range."""
+    low = -128 if dtype == torch.int8 else 0
+    return integers(*shape, low=low, high=low + 255, dtype=dtype, seed=seed)
+
+
+def scales(*shape: int, seed: int = 0) -> Tensor:
+    """Scales between 1/64 and 1, no powers of two among them."""
+    return integers(*shape, low=3, high=190, dtype=torch.int32, seed=seed + 7).float() / 191
+
+
+def zero_points(*shape: int, low: int = -20, high: int = 20, seed: int = 0) -> Tensor:
+    return integers(*shape, low=low, high=high, dtype=torch.int32, seed=seed + 8)
+
+
+def unaligned(tensor: Tensor) -> Tensor:
+    """The same values one byte past an aligned address, where safetensors may put them."""
+    storage = bytearray(tensor.numel() * tensor.element_size() + 1)
+    moved = torch.frombuffer(storage, dtype=tensor.dtype, count=tensor.numel(), offset=1)
+    moved = moved.reshape(tensor.shape)
+    moved.copy_(tensor)
+    assert moved.data_ptr() % 2 == 1
+    return moved
+
+
+def quantized_linear(
+    out_features: int, in_features: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """packed_weight, weight_scale and weight_sum of a weight over the whole of int8."""
+    weight = bytes_(out_features, in_features, seed=seed)
+    weight_sum = weight.sum(1, dtype=torch.int32)
+    return reference.pack_weight(weight), scales(out_features, seed=seed), weight_sum
+
+
+F16, BF16 = torch.float16, torch.bfloat16
+I8, U8, I16, I32 = torch.int8, torch.uint8, torch.int16, torch.int32
+
+
+def _choose_qparams_per_tensor() -> list[Sample]:
+    return [
+        Sample("symmetric", (floats(5, 7), -128, 127, True)),
+        Sample("affine-transposed", (floats(33, 6).t(), 0, 255, False)),
+        Sample("half-positive", (floats(3, 4, 5, dtype=F16).abs() + 1, -8, 7, False)),
+        Sample("0-dim", (torch.tensor(-2.5), 0, 15, False)),
+        Sample("empty", (floats(0, 3), 0, 255, False)),
+    ]
+
+
+def _choose_qparams_per_channel() -> list[Sample]:
+    return [
+        Sample("first-axis", (floats(5, 17), 0, -127, 127, True)),
+        Sample("middle-axis", (floats(2, 19, 7), 1, 0, 255, False)),
+        Sample("last-axis-bfloat16", (floats(9, 35, dtype=BF16), -1, -128, 127, False)),
+        Sample("transposed", (floats(21, 40).t(), 0, 0, 255, False)),
+        Sample("empty-channels", (floats(4, 0), 0, 0, 255, False)),
+    ]
+
+
+def _choose_qparams_per_token() -> list[Sample]:
+    return [
+        Sample("affine", (floats(3, 5, 33), 0, 255, False)),
+        Sample("symmetric-half", (floats(6, 40, dtype=F16), -128, 127, True)),
+        Sample("one-row", (floats(70), 0, 255, False)),
+        Sample("transposed", (floats(21, 40).t(), 0, 255, False)),
+        Sample("no-tokens", (floats(0, 8), 0, 255, False)),
+    ]
+
+
+def _quantize_per_tensor() -> list[Sample]:
+    scale, zero = torch.tensor(0.037), torch.tensor(3, dtype=I32)
+    return [
+        Sample("int8", (floats(9, 13), scale, zero, -128, 127, I8)),
+        Sample("uint8-transposed", (floats(33, 6).t(), scale, zero, 0, 255, U8)),
+        Sample("int16-bfloat16", (floats(2, 3, 41, dtype=BF16), scale, zero, -3000, 3000, I16)),
+        Sample("int32-half", (floats(50, dtype=F16), scale[None], zero[None], 0, 65535, I32)),
+        Sample("0-dim", (torch.tensor(1.0), scale, zero, -8, 7, I8)),
+        Sample("empty", (floats(2, 0), scale, zero, -8, 7, I8)),
+    ]
+
+
+def _quantize_per_channel() -> list[Sample]:
+    def qparams(channels: int) -> tuple[Tensor, Tensor]:
+        return scales(channels), zero_points(channels)
+
+    return [
+        Sample("first-axis", (floats(5, 67), *qparams(5), 0, -128, 127, I8)),
+        Sample("middle-axis", (floats(2, 19, 7), *qparams(19), 1, 0, 255, U8)),
+        Sample("last-axis-half", (floats(3, 35, dtype=F16), *qparams(35), -1, -128, 127, I16)),
+        Sample("transposed", (floats(21, 40).t(), *qparams(40), 0, 0, 15, U8)),
+        Sample("empty", (floats(4, 0), *qparams(4), 0, -8, 7, I8)),
+    ]
+
+
+def _quantize_per_token() -> list[Sample]:
+    def qparams(*shape: int) -> tuple[Tensor, Tensor]:
+        return scales(*shape), zero_points(*shape)
+
+    return [
+        Sample("uint8", (floats(3, 5, 33), *qparams(3, 5, 1), 0, 255, U8)),
+        Sample("int8-bfloat16", (floats(6, 40, dtype=BF16), *qparams(6, 1), -128, 127, I8)),
+        Sample("one-row", (floats(70), *qparams(1), -8, 7, I8)),
+        Sample("transposed", (floats(21, 40).t(), *qparams(40, 1), 0, 255, I32)),
+        Sample("empty", (floats(3, 0), *qparams(3, 1), 0, 255, U8)),
+    ]
+
+
+def _dequantize_per_tensor() -> list[Sample]:
+    scale, zero = torch.tensor(0.037), torch.tensor(3, dtype=I32)
+    return [
+        Sample("int8", (bytes_(9, 13), scale, zero)),
+        Sample("uint8-transposed", (bytes_(33, 6, dtype=U8).t(), scale, zero)),
+        Sample(
+            "int16-to-half",
+            (integers(2, 41, low=-3000, high=3000, dtype=I16), scale, zero),
+            {"out_dtype": F16},
+        ),
+        Sample(
+            "int32-to-bfloat16",
+            (integers(50, low=-65536, high=65535, dtype=I32), scale[None], zero[None]),
+            {"out_dtype": BF16},
+        ),
+        Sample("empty", (bytes_(0), scale, zero)),
+    ]
+
+
+def _dequantize_per_channel() -> list[Sample]:
+    def qparams(channels: int) -> tuple[Tensor, Tensor]:
+        return scales(channels), zero_points(channels)
+
+    return [
+        Sample("first-axis", (bytes_(5, 67), *qparams(5), 0)),
+        Sample("middle-axis", (bytes_(2, 19, 7, dtype=U8), *qparams(19), 1), {"out_dtype": F16}),
+        Sample("last-axis", (integers(3, 35, dtype=I32), *qparams(35), -1), {"out_dtype": BF16}),
+        Sample("transposed", (bytes_(21, 40).t(), *qparams(40), 0)),
+        Sample("empty", (bytes_(4, 0), *qparams(4), 0)),
+    ]
+
+
+def _dequantize_per_token() -> list[Sample]:
+    def qparams(*shape: int) -> tuple[Tensor, Tensor]:
+        return scales(*shape), zero_points(*shape)
+
+    return [
+        Sample("uint8", (bytes_(3, 5, 33, dtype=U8), *qparams(3, 5, 1))),
+        Sample("int8-to-half", (bytes_(6, 40), *qparams(6, 1)), {"out_dtype": F16}),
+        Sample("one-row", (bytes_(70), *qparams(1))),
+        Sample("transposed", (integers(21, 40, dtype=I16).t(), *qparams(40, 1))),
+        Sample("empty", (bytes_(3, 0), *qparams(3, 1))),
+    ]
+
+
+def _quantization_error() -> list[Sample]:
+    return [
+        Sample("float32", (floats(91, 101), floats(91, 101, seed=1))),
+        Sample("float64", (floats(77).double(), floats(77, seed=1).double())),
+        Sample("half", (floats(9, 7, dtype=F16), floats(9, 7, seed=1, dtype=F16))),
+        Sample("transposed", (floats(9, 7).t(), floats(7, 9, seed=1))),
+        Sample("equal", (torch.zeros(3), torch.zeros(3))),
+    ]
+
+
+def _pack_bits() -> list[Sample]:
+    return [
+        Sample("4-bit", (integers(3, 17, low=-8, high=7), 4)),
+        Sample("3-bit-uint8", (integers(2, 3, 13, low=0, high=7, dtype=U8), 3)),
+        Sample("8-bit-transposed", (bytes_(9, 5).t(), 8)),
+        Sample("2-bit-1-dim", (integers(70, low=-2, high=1), 2)),
+        Sample("empty", (bytes_(3, 0), 4)),
+    ]
+
+
+def _unpack_bits() -> list[Sample]:
+    return [
+        Sample("4-bit", (bytes_(3, 9, dtype=U8), 4, 17, I8)),
+        Sample("3-bit-uint8", (bytes_(2, 3, 5, dtype=U8), 3, 13, U8)),
+        Sample("8-bit-transposed", (bytes_(9, 5, dtype=U8).t(), 8, 9, I8)),
+        Sample("2-bit-1-dim", (bytes_(18, dtype=U8), 2, 70, I8)),
+        Sample("empty", (bytes_(3, 0, dtype=U8), 4, 0, I8)),
+    ]
+
+
+def _int8_matmul() -> list[Sample]:
+    return [
+        Sample("int8", (bytes_(9, 70), bytes_(70, 35))),
+        Sample("uint8-by-int8", (bytes_(9, 70, dtype=U8), bytes_(35, 70).t())),
+        Sample("int8-by-uint8", (bytes_(33, 5).t(), bytes_(33, 8, dtype=U8))),
+        Sample("uint8", (bytes_(3, 65, dtype=U8), bytes_(65, 47, dtype=U8))),
+        Sample("batched", (bytes_(2, 3, 5, 17), bytes_(2, 3, 17, 18))),
+        Sample("no-depth", (bytes_(3, 0), bytes_(0, 5))),
+    ]
+
+
+def _pack_weight() -> list[Sample]:
+    return [
+        Sample("padded", (bytes_(35, 70),)),
+        Sample("exact", (bytes_(32, 8),)),
+        Sample("transposed", (bytes_(9, 17).t(),)),
+        Sample("empty", (bytes_(0, 5),)),
+    ]
+
+
+def _unpack_weight() -> list[Sample]:
+    return [
+        Sample("padded", (reference.pack_weight(bytes_(35, 70)), 35, 70)),
+        Sample("exact", (bytes_(2, 2, 16, 4), 32, 8)),
+        Sample("transposed", (bytes_(4, 16, 2, 3).permute(3, 2, 1, 0), 48, 8)),
+        Sample("empty", (bytes_(0, 2, 16, 4), 0, 5)),
+    ]
+
+
+def _int8_matmul_packed() -> list[Sample]:
+    packed, _, weight_sum = quantized_linear(35, 70)
+    return [
+        Sample("int8", (bytes_(9, 70), packed, 35)),
+        Sample("int8-with-sum", (bytes_(9, 70), packed, 35, weight_sum)),
+        Sample("uint8", (bytes_(2, 3, 70, dtype=U8), packed, 35)),
+        Sample("transposed", (bytes_(70, 4).t(), packed, 35, weight_sum)),
+        Sample("one-row", (bytes_(70), packed, 35)),
+        Sample("no-rows", (bytes_(0, 70), packed, 35)),
+    ]
+
+
+def _linear_dynamic() -> list[Sample]:
+    linear = quantized_linear(35, 70)
+    bias = floats(35, seed=3)
+    return [
+        Sample("bias", (floats(9, 70), *linear, bias)),
+        Sample("relu", (floats(2, 3, 70), *linear, bias, "relu")),
+        Sample("half", (floats(6, 70, dtype=F16), *linear, bias)),
+        Sample("bfloat16-no-bias", (floats(6, 70, dtype=BF16), *linear)),
+        Sample("transposed", (floats(70, 4).t(), *linear, None, "relu")),
+        Sample("one-row", (floats(70), *linear, bias)),
+        Sample("no-rows", (floats(0, 70), *linear, bias)),
+    ]
+
+
+_SAMPLES = {
+    "choose_qparams_per_tensor": _choose_qparams_per_tensor,
+    "choose_qparams_per_channel": _choose_qparams_per_channel,
+    "choose_qparams_per_token": _choose_qparams_per_token,
+    "quantize_per_tensor": _quantize_per_tensor,
+    "quantize_per_channel": _quantize_per_channel,
+    "quantize_per_token": _quantize_per_token,
+    "dequantize_per_tensor": _dequantize_per_tensor,
+    "dequantize_per_channel": _dequantize_per_channel,
+    "dequantize_per_token": _dequantize_per_token,
+    "quantization_error": _quantization_error,
+    "pack_bits": _pack_bits,
+    "unpack_bits": _unpack_bits,
+    "int8_matmul": _int8_matmul,
+    "pack_weight": _pack_weight,
+    "unpack_weight": _unpack_weight,
+    "int8_matmul_packed": _int8_matmul_packed,
+    "linear_dynamic": _linear_dynamic,
+}
+OPERATORS = tuple(_SAMPLES)
+
+
+@functools.cache
+def samples(operator: str) -> list[Sample]:
+    return _SAMPLES[operator]()

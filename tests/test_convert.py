@@ -1,0 +1,383 @@
+"""quantize_dynamic: which modules of a model are replaced, and what is kept of the model."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import MODELS, Attention, Nested, Shared, Tied, encoder, encoder_layer, int8_calls, make
+from operator_tests import assert_same
+from samples import BF16, F16, floats
+from torch import Tensor, nn
+
+import torchquant
+from torchquant.nn import DynamicLinear
+
+
+def error_of(result: Any, expected: Any) -> float:
+    """The largest relative error over the outputs of a model."""
+    if isinstance(expected, Tensor):
+        return ((result - expected).norm() / expected.norm()).item()
+    return max(error_of(one, other) for one, other in zip(result, expected, strict=True))
+
+
+def names_of(model: nn.Module, kind: type[nn.Module]) -> list[str]:
+    return [name for name, module in model.named_modules() if type(module) is kind]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_linear_call_runs_in_int8(name: str) -> None:
+    """Without gradients too, where nn.TransformerEncoderLayer has its fused float path."""
+    model, x, calls = make(name)
+    assert int8_calls(model, x) == 0
+    quantized = torchquant.quantize_dynamic(model)
+    assert int8_calls(quantized, x) == calls
+    with torch.no_grad():
+        assert int8_calls(quantized, x) == calls
+    with torch.inference_mode():
+        assert int8_calls(quantized, x) == calls
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_output_is_close_to_the_float_model(name: str) -> None:
+    """int8 costs about 1 % of the output's size for each layer on its way; the deepest has 6."""
+    model, x, _ = make(name)
+    with torch.no_grad():
+        expected = model(x)
+        result = torchquant.quantize_dynamic(model)(x)
+    assert 0 < error_of(result, expected) < 0.05
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_result_is_that_of_replacing_each_layer_by_hand(name: str) -> None:
+    model, x, _ = make(name)
+    quantized = torchquant.quantize_dynamic(model)
+    by_hand = copy.deepcopy(model)
+    made: dict[nn.Module, nn.Module] = {}
+    for module in list(by_hand.modules()):
+        for child_name, child in list(module._modules.items()):
+            if type(child) is nn.Linear:
+                made.setdefault(child, DynamicLinear.from_float(child))
+                setattr(module, child_name, made[child])
+    if type(by_hand) is nn.Linear:
+        by_hand = DynamicLinear.from_float(by_hand)
+    # Training mode is the one without a fused path; every dropout here is 0.
+    expected, result = by_hand.train()(x), quantized(x)
+    for one, other in zip(_flat(result), _flat(expected), strict=True):
+        assert_same(one.detach(), other.detach())
+
+
+def _flat(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_original_is_left_alone(name: str) -> None:
+    model, x, _ = make(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    attributes = [copy.copy(vars(module)) for module in model.modules()]
+    expected = model(x)
+    torchquant.quantize_dynamic(model)
+    assert {type(module) for module in model.modules()}.isdisjoint({DynamicLinear})
+    assert [vars(module) for module in model.modules()] == attributes
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    for one, other in zip(_flat(model(x)), _flat(expected), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "linear"])
+def test_inplace_changes_the_model_itself(name: str) -> None:
+    model, x, calls = make(name)
+    expected = torchquant.quantize_dynamic(model)(x)
+    assert torchquant.quantize_dynamic(model, inplace=True) is model
+    assert int8_calls(model, x) == calls
+    for one, other in zip(_flat(model(x)), _flat(expected), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_lone_linear_becomes_a_dynamic_one() -> None:
+    for inplace in (False, True):
+        quantized = torchquant.quantize_dynamic(nn.Linear(12, 20), inplace=inplace)
+        assert type(quantized) is DynamicLinear
+
+
+def test_nested_modules_are_found_under_their_names() -> None:
+    model = Nested()
+    linears = names_of(model, nn.Linear)
+    quantized = torchquant.quantize_dynamic(model)
+    assert names_of(quantized, DynamicLinear) == linears
+    assert len(linears) == 7
+    assert names_of(quantized, nn.Linear) == []
+
+
+def test_a_shared_module_stays_one() -> None:
+    quantized = torchquant.quantize_dynamic(Shared())
+    assert isinstance(quantized.first, DynamicLinear)
+    assert quantized.again is quantized.first
+    assert quantized.block[0] is quantized.first
+
+
+def test_layers_with_one_weight_share_the_quantized_one() -> None:
+    model = Tied()
+    with torch.no_grad():
+        model.left.bias.fill_(1)
+        model.right.bias.fill_(2)
+    quantized = torchquant.quantize_dynamic(model)
+    left, right = quantized.left, quantized.right
+    assert isinstance(left, DynamicLinear)
+    assert isinstance(right, DynamicLinear)
+    assert left is not right
+    for buffer in ("packed_weight", "weight_scale", "weight_sum"):
+        assert getattr(left, buffer).data_ptr() == getattr(right, buffer).data_ptr()
+    assert left.bias is not None
+    assert right.bias is not None
+    assert left.bias.eq(1).all()
+    assert right.bias.eq(2).all()
+    assert isinstance(quantized.embedding, nn.Embedding)
+    assert torch.equal(quantized.embedding.weight, model.embedding.weight)
+
+
+def test_tied_layers_stay_tied_in_copies_and_casts() -> None:
+    quantized = torchquant.quantize_dynamic(Tied())
+    for other in (
+        copy.deepcopy(quantized),
+        pickle.loads(pickle.dumps(quantized)),
+        quantized.half(),
+    ):
+        assert other.left.packed_weight.data_ptr() == other.right.packed_weight.data_ptr()
+
+
+def test_only_the_exact_type_is_replaced() -> None:
+    class Special(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(4, 4), Special(4, 4))
+    quantized = torchquant.quantize_dynamic(model)
+    assert [type(module) for module in quantized] == [DynamicLinear, Special]
+
+
+def test_a_parametrized_linear_is_left_in_float() -> None:
+    """Its class is made by torch.nn.utils.parametrize, so it is no exact nn.Linear."""
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    quantized = torchquant.quantize_dynamic(nn.Sequential(normed, nn.Linear(4, 4)))
+    assert [type(module) is DynamicLinear for module in quantized] == [False, True]
+    assert quantized(floats(3, 4)).shape == (3, 4)
+
+
+def test_attention_keeps_its_out_proj() -> None:
+    """A subclass of nn.Linear whose weight nn.MultiheadAttention reads itself."""
+    model = Attention().eval()
+    quantized = torchquant.quantize_dynamic(model)
+    assert type(quantized.attention.out_proj) is type(model.attention.out_proj)
+    x = floats(2, 5, 16)
+    expected, _ = model.attention(x, x, x)
+    result, _ = quantized.attention(x, x, x)
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_the_fast_path_of_an_encoder_layer_is_off(norm_first: bool, activation: str) -> None:
+    torch.manual_seed(0)
+    model = encoder_layer(norm_first=norm_first, activation=activation).eval()
+    quantized = torchquant.quantize_dynamic(model)
+    x = floats(2, 5, 16)
+    with torch.no_grad():
+        assert int8_calls(quantized, x) == 2
+        # 2 % where 1 % is usual for one int8 layer.
+        assert 0 < error_of(quantized(x), model(x)) < 0.02
+
+
+def test_the_fast_path_of_an_encoder_with_padding_is_off() -> None:
+    """Padding is what lets nn.TransformerEncoder turn its input into a nested tensor."""
+    torch.manual_seed(0)
+    model = encoder().eval()
+    quantized = torchquant.quantize_dynamic(model)
+    x = floats(2, 5, 16)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        assert int8_calls(quantized, x, src_key_padding_mask=padding) == 4
+        result = quantized(x, src_key_padding_mask=padding)
+        expected = model(x, src_key_padding_mask=padding)
+    # 5 % as above; what is padded is 0 in float's nested tensors and is compared with nothing.
+    assert error_of(result[~padding], expected[~padding]) < 0.05
+
+
+def test_a_whole_transformer() -> None:
+    torch.manual_seed(0)
+    model = nn.Transformer(16, 4, 2, 2, 40, dropout=0.0, batch_first=True).eval()
+    quantized = torchquant.quantize_dynamic(model)
+    arguments = (floats(2, 5, 16), floats(2, 7, 16, seed=1))
+    with torch.no_grad():
+        assert int8_calls(quantized, *arguments) == 8
+        # About 1 % a layer; 8 of them.
+        assert 0 < error_of(quantized(*arguments), model(*arguments)) < 0.05
+
+
+def test_an_encoder_left_in_float_keeps_its_fast_path() -> None:
+    model = nn.ModuleDict({"encoder": encoder_layer(), "head": nn.Linear(16, 3)}).eval()
+    quantized = torchquant.quantize_dynamic(model, filter_fn=lambda module, name: name == "head")
+    assert quantized["encoder"].activation_relu_or_gelu == model["encoder"].activation_relu_or_gelu
+
+
+def test_filter_fn_is_asked_for_each_linear_by_its_name() -> None:
+    asked: list[tuple[type[nn.Module], str]] = []
+
+    def keep_heads(module: nn.Module, name: str) -> bool:
+        asked.append((type(module), name))
+        return not name.startswith("heads.")
+
+    model = Nested()
+    quantized = torchquant.quantize_dynamic(model, filter_fn=keep_heads)
+    assert asked == [(nn.Linear, name) for name in names_of(model, nn.Linear)]
+    assert names_of(quantized, nn.Linear) == ["heads.a", "heads.b"]
+    assert len(names_of(quantized, DynamicLinear)) == 5
+
+
+def test_filter_fn_sees_the_modules_of_the_model_given() -> None:
+    model = Nested()
+    chosen = model.blocks[1].inner[2]
+    quantized = torchquant.quantize_dynamic(model, filter_fn=lambda module, name: module is chosen)
+    assert names_of(quantized, DynamicLinear) == ["blocks.1.inner.2"]
+
+
+@pytest.mark.parametrize(
+    "modules", [{nn.Linear}, [nn.Linear], (nn.Linear,), frozenset({nn.Linear})]
+)
+def test_modules_may_be_any_collection(modules: Any) -> None:
+    quantized = torchquant.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), modules)
+    assert type(quantized[0]) is DynamicLinear
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_state_dict_round_trips(name: str, tmp_path: Path) -> None:
+    model, x, _ = make(name)
+    quantized = torchquant.quantize_dynamic(model)
+    torch.save(quantized.state_dict(), tmp_path / "model.pt")
+    torch.manual_seed(1)
+    other = torchquant.quantize_dynamic(MODELS[name][0]().eval())
+    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    for one, wanted in zip(_flat(other(x)), _flat(quantized(x)), strict=True):
+        assert torch.equal(one, wanted)
+
+
+def _saved_whole(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded: nn.Module = torch.load(file, weights_only=False)
+    return loaded
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), _saved_whole],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+def test_copies_give_the_same_result(
+    name: str, duplicate: Callable[[nn.Module], nn.Module]
+) -> None:
+    model, x, calls = make(name)
+    quantized = torchquant.quantize_dynamic(model)
+    other = duplicate(quantized)
+    assert int8_calls(other, x) == calls
+    for one, wanted in zip(_flat(other(x)), _flat(quantized(x)), strict=True):
+        assert torch.equal(one, wanted)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16])
+@pytest.mark.parametrize("name", ["mlp", "nested", "encoder"])
+def test_a_half_model_keeps_scales_and_biases_in_float32(name: str, dtype: torch.dtype) -> None:
+    model, x, calls = make(name)
+    quantized = torchquant.quantize_dynamic(model).to(dtype)
+    for module in quantized.modules():
+        if isinstance(module, DynamicLinear):
+            assert module.weight_scale.dtype == torch.float32
+            assert module.bias is None or module.bias.dtype == torch.float32
+    assert int8_calls(quantized, x.to(dtype)) == calls
+    # 3 % more than in float32: bfloat16 keeps 8 bits in every step between the layers.
+    assert error_of(quantized(x.to(dtype)), model(x)) < 0.08
+    for output in _flat(quantized(x.to(dtype))):
+        assert output.dtype == dtype
+
+
+def test_training_mode_is_kept() -> None:
+    for training in (True, False):
+        model = Nested().train(training)
+        assert all(m.training == training for m in torchquant.quantize_dynamic(model).modules())
+
+
+def test_quantizing_twice_says_that_nothing_is_left() -> None:
+    quantized = torchquant.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match=r"nothing to quantize.*\(found .*1 DynamicLinear"):
+        torchquant.quantize_dynamic(quantized)
+
+
+@pytest.mark.any_kernels
+def test_a_quantized_model_compiles_whole_and_exports_with_dynamic_rows() -> None:
+    model, x, _ = make("nested")
+    quantized = torchquant.quantize_dynamic(model)
+    torch.compiler.reset()
+    compiled = torch.compile(quantized, fullgraph=True, backend="aot_eager")
+    rows = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(quantized, (x,), dynamic_shapes=(rows,))
+    more = floats(4, 9, 12)
+    for road, y in ((compiled, x), (program.module(), x), (program.module(), more)):
+        for one, wanted in zip(road(y), quantized(y), strict=True):
+            assert_same(one.detach(), wanted.detach())
+
+
+def test_a_model_with_nothing_to_quantize_says_what_it_found() -> None:
+    with pytest.raises(ValueError, match=r"^mod") as error:
+        torchquant.quantize_dynamic(
+            nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.ReLU())
+        )
+    assert str(error.value) == (
+        "model has nothing to quantize: no module is exactly a Linear "
+        "(found 2 Conv2d, 1 Sequential, 1 ReLU). Subclasses and functional calls are left in float"
+    )
+    with pytest.raises(ValueError, match="NonDynamicallyQuantizableLinear"):
+        torchquant.quantize_dynamic(nn.MultiheadAttention(16, 4))
+
+
+def test_a_filter_that_refuses_all_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^mod") as error:
+        torchquant.quantize_dynamic(nn.Linear(4, 4), filter_fn=lambda module, name: False)
+    assert str(error.value) == (
+        "model has nothing to quantize: filter_fn refused every Linear (found 1 Linear)"
+    )
+
+
+def test_a_module_type_that_cannot_be_quantized_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^mod") as error:
+        torchquant.quantize_dynamic(nn.Linear(4, 4), {nn.Conv2d})
+    assert str(error.value) == (
+        "modules may hold torch.nn.Linear only, but got "
+        "[<class 'torch.nn.modules.conv.Conv2d'>]: leave it out to quantize every nn.Linear"
+    )
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"^model must be a torch\.nn\.Module, but got dict: pass the model itself$",
+    ):
+        torchquant.quantize_dynamic({})
+
+
+def test_a_refused_model_is_not_half_converted() -> None:
+    """The second weight is bad; inplace must not leave the first one replaced."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with torch.no_grad():
+        model[1].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="finite"):
+        torchquant.quantize_dynamic(model, inplace=True)
+    assert [type(module) for module in model] == [nn.Linear, nn.Linear]

@@ -1,0 +1,269 @@
+"""torchquant.nn.DynamicLinear: a float layer's weight quantized, its state plain tensors."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+from operator_tests import assert_same
+from samples import BF16, F16, I8, I32, floats
+from torch import Tensor, nn
+
+from torchquant.nn import DynamicLinear
+
+FLOAT32_BUFFERS = ("weight_scale", "bias")
+
+
+def linear(in_features: int = 70, out_features: int = 35, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(in_features, out_features, bias)
+    with torch.no_grad():
+        layer.weight.copy_(floats(out_features, in_features))
+        if bias:
+            layer.bias.copy_(floats(out_features, seed=1))
+    return layer
+
+
+def expected_output(float_layer: nn.Linear, x: Tensor, activation: str = "none") -> Tensor:
+    """By the reference alone: symmetric per output feature, absmax / 127, codes -128 to 127."""
+    weight = float_layer.weight.detach().float()
+    scale, zero_point = reference.choose_qparams_per_channel(weight, 0, -128, 127, True)
+    q = reference.quantize_per_channel(weight, scale, zero_point, 0, -128, 127, I8)
+    bias = None if float_layer.bias is None else float_layer.bias.detach().float()
+    return reference.linear_dynamic(
+        x, reference.pack_weight(q), scale, q.sum(1, dtype=I32), bias, activation
+    )
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, F16, BF16])
+def test_equals_the_reference(bias: bool, activation: str, dtype: torch.dtype) -> None:
+    float_layer = linear(bias=bias)
+    layer = DynamicLinear.from_float(float_layer, activation)
+    for shape in ((70,), (9, 70), (2, 3, 70), (2, 0, 70)):
+        x = floats(*shape, dtype=dtype)
+        assert_same(layer(x), expected_output(float_layer, x, activation))
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16])
+def test_a_half_layer_is_quantized_in_float32(dtype: torch.dtype) -> None:
+    float_layer = linear().to(dtype)
+    layer = DynamicLinear.from_float(float_layer)
+    assert layer.bias is not None
+    assert layer.bias.dtype == torch.float32
+    assert_same(layer.bias, float_layer.bias.detach().float())
+    x = floats(9, 70, dtype=dtype)
+    assert_same(layer(x), expected_output(float_layer, x))
+
+
+def test_state_is_plain_tensors_of_the_documented_shapes() -> None:
+    layer = DynamicLinear.from_float(linear())
+    state = {name: (value.dtype, tuple(value.shape)) for name, value in layer.state_dict().items()}
+    assert state == {
+        "packed_weight": (I8, (3, 18, 16, 4)),
+        "weight_scale": (torch.float32, (35,)),
+        "weight_sum": (I32, (35,)),
+        "bias": (torch.float32, (35,)),
+    }
+    assert all(type(value) is Tensor for value in layer.state_dict().values())
+    assert not list(layer.parameters())
+    assert "bias" not in DynamicLinear.from_float(linear(bias=False)).state_dict()
+
+
+def test_weight_scale_is_absmax_over_127() -> None:
+    float_layer = linear()
+    weight = float_layer.weight.detach()
+    layer = DynamicLinear.from_float(float_layer)
+    assert_same(layer.weight_scale, (weight.abs().amax(1).double() / 127).float())
+    codes = reference.unpack_weight(layer.packed_weight, 35, 70)
+    assert_same(layer.weight_sum, codes.sum(1, dtype=I32))
+    assert codes.abs().amax(1).eq(127).all()
+
+
+def test_a_zero_row_gives_the_bias() -> None:
+    float_layer = linear()
+    with torch.no_grad():
+        float_layer.weight[3] = 0
+    layer = DynamicLinear.from_float(float_layer)
+    assert layer.weight_scale[3] == 1
+    assert_same(layer(floats(9, 70))[:, 3].contiguous(), float_layer.bias[3].detach().repeat(9))
+
+
+def test_from_float_leaves_the_float_layer_alone() -> None:
+    float_layer = linear()
+    before = copy.deepcopy(float_layer.state_dict())
+    layer = DynamicLinear.from_float(float_layer)
+    assert layer.bias is not None
+    layer.bias.zero_()
+    for name, value in float_layer.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert float_layer.weight.requires_grad
+
+
+def test_from_float_takes_subclasses_and_the_mode() -> None:
+    class Special(nn.Linear):
+        pass
+
+    layer = DynamicLinear.from_float(Special(8, 4).eval())
+    assert not layer.training
+    assert DynamicLinear.from_float(Special(8, 4)).training
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda layer: layer.half(),
+        lambda layer: layer.bfloat16(),
+        lambda layer: layer.double(),
+        lambda layer: layer.to(F16),
+        lambda layer: layer.to("cpu", BF16),
+        lambda layer: layer.half().float(),
+        lambda layer: nn.Sequential(layer).half()[0],
+    ],
+    ids=["half", "bfloat16", "double", "to-dtype", "to-device-and-dtype", "and-back", "parent"],
+)
+def test_casts_reach_no_bit_of_the_state(
+    convert: Callable[[DynamicLinear], DynamicLinear],
+) -> None:
+    layer = DynamicLinear.from_float(linear())
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    converted = convert(layer)
+    assert converted.state_dict().keys() == before.keys()
+    for name, value in converted.state_dict().items():
+        assert_same(value, before[name])
+    assert set(dict(converted.named_buffers())) == set(before)
+
+
+def test_moves_reach_the_whole_state() -> None:
+    layer = DynamicLinear.from_float(linear()).to("meta")
+    assert {value.device.type for value in layer.state_dict().values()} == {"meta"}
+    half = DynamicLinear.from_float(linear()).to("meta", F16)
+    assert {value.device.type for value in half.state_dict().values()} == {"meta"}
+    assert half.weight_scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_state_dict_round_trips_into_an_empty_layer(bias: bool, tmp_path: Path) -> None:
+    layer, x = DynamicLinear.from_float(linear(bias=bias)), floats(9, 70)
+    torch.save(layer.state_dict(), tmp_path / "layer.pt")
+    empty = DynamicLinear(70, 35, bias=bias)
+    assert not torch.equal(empty(x), layer(x))
+    empty.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
+    assert_same(empty(x), layer(x))
+
+
+def test_state_dict_round_trips_through_safetensors(tmp_path: Path) -> None:
+    """Its tensors come back at odd addresses after a name of odd length."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    layer, x = DynamicLinear.from_float(linear()), floats(9, 70)
+    safetensors.save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    empty = DynamicLinear(70, 35)
+    empty.load_state_dict(safetensors.load_file(tmp_path / "layer.safetensors"))
+    assert_same(empty(x), layer(x))
+
+
+def test_an_empty_layer_is_all_zero() -> None:
+    assert_same(DynamicLinear(70, 35)(floats(9, 70)), torch.zeros(9, 35))
+
+
+def test_loading_a_layer_of_another_shape_raises() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch for packed_weight"):
+        DynamicLinear(70, 60).load_state_dict(DynamicLinear(70, 35).state_dict())
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        copy.deepcopy,
+        lambda layer: pickle.loads(pickle.dumps(layer)),
+    ],
+    ids=["deepcopy", "pickle"],
+)
+def test_copies_equal_the_layer_and_share_nothing(
+    duplicate: Callable[[DynamicLinear], DynamicLinear],
+) -> None:
+    layer, x = DynamicLinear.from_float(linear(), "relu"), floats(9, 70)
+    expected = layer(x)
+    other = duplicate(layer)
+    assert_same(other(x), expected)
+    assert other.bias is not None
+    other.bias.add_(1)
+    other.weight_scale.mul_(2)
+    assert_same(layer(x), expected)
+
+
+def test_a_whole_layer_saves_and_loads() -> None:
+    layer, x = DynamicLinear.from_float(linear()), floats(9, 70)
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    assert_same(torch.load(file, weights_only=False)(x), layer(x))
+
+
+def test_an_input_that_requires_grad_gives_an_output_that_does_not(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    layer = DynamicLinear.from_float(linear())
+    assert not layer(floats(9, 70).requires_grad_()).requires_grad
+    assert not recwarn.list
+
+
+def test_repr_shows_the_numbers() -> None:
+    assert repr(DynamicLinear.from_float(linear(bias=False), "relu")) == (
+        "DynamicLinear(in_features=70, out_features=35, bias=False, activation='relu')"
+    )
+
+
+@pytest.mark.parametrize(("in_features", "out_features"), [(1, 1), (3, 17), (64, 64), (65, 1)])
+def test_layers_of_any_size(in_features: int, out_features: int) -> None:
+    float_layer = linear(in_features, out_features)
+    x = floats(5, in_features)
+    assert_same(DynamicLinear.from_float(float_layer)(x), expected_output(float_layer, x))
+
+
+def test_what_is_no_linear_layer_is_refused() -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"^linear must be a torch\.nn\.Linear, but got Conv2d: pass the layer itself, or a "
+        r"whole model to torchquant\.quantize_dynamic$",
+    ):
+        DynamicLinear.from_float(nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
+    float_layer = linear()
+    with torch.no_grad():
+        float_layer.weight[3, 5] = bad
+    with pytest.raises(
+        ValueError,
+        match=r"^the weight of linear, \[35, 70\], must be finite, but holds NaN or Inf: quantize "
+        "a model whose weights are sound$",
+    ):
+        DynamicLinear.from_float(float_layer)
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises((RuntimeError, ValueError), match='activation must be "none" or "relu"'):
+        DynamicLinear.from_float(linear(), "gelu")(floats(9, 70))
+
+
+@pytest.mark.any_kernels
+def test_compiles_whole_and_exports_with_dynamic_rows() -> None:
+    layer = DynamicLinear.from_float(linear(), "relu")
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(floats(9, 70)), layer(floats(9, 70)))
+    rows = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(layer, (floats(9, 70),), dynamic_shapes=(rows,))
+    assert_same(program.module()(floats(20, 70)), layer(floats(20, 70)))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    assert_same(torch.export.load(file).module()(floats(5, 70)), layer(floats(5, 70)))

@@ -1,0 +1,96 @@
+"""Every operator on its samples and on larger inputs, hashed: `python workload.py THREADS...`.
+
+test_kernels.py runs it in processes of their own, because a process chooses its kernel set once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+import torch
+from samples import (
+    BF16,
+    F16,
+    OPERATORS,
+    U8,
+    Sample,
+    bytes_,
+    floats,
+    quantized_linear,
+    samples,
+    scales,
+    zero_points,
+)
+from torch import Tensor
+
+import torchquant
+
+
+def large_samples(operator: str) -> list[Sample]:
+    """Work for several threads, with NaN, Inf, denormals and every size of value in it."""
+    x = floats(301, 603) * torch.logspace(-40, 30, 603)
+    y = x.clone()
+    y[7, 9], y[100, 600], y[299, 0] = torch.nan, torch.inf, -torch.inf
+    q = bytes_(301, 603)
+    linear, bias = quantized_linear(270, 517), floats(270)
+    tokens = floats(131, 517)
+    tokens[5, 100], tokens[77, 516] = torch.nan, torch.inf
+    by_axis = {axis: (scales(q.shape[axis]), zero_points(q.shape[axis])) for axis in (0, 1)}
+    by_token = (scales(301, 1), zero_points(301, 1))
+    one = (scales(1), zero_points(1))
+    calls: dict[str, list[tuple[Any, ...]]] = {
+        "choose_qparams_per_tensor": [(v, 0, 255, False) for v in (x, y, x.to(BF16))],
+        "choose_qparams_per_channel": [(y, axis, -128, 127, False) for axis in (0, 1)],
+        "choose_qparams_per_token": [(v, 0, 255, False) for v in (y, y.to(F16))],
+        "quantize_per_tensor": [(v, *one, 0, 255, U8) for v in (y, y.to(F16), y.to(BF16))],
+        "quantize_per_channel": [(y, *by_axis[a], a, -128, 127, torch.int16) for a in (0, 1)],
+        "quantize_per_token": [(y, *by_token, -128, 127, torch.int8)],
+        "dequantize_per_tensor": [(v, *one) for v in (q, q.view(U8), q.int() * 9001)],
+        "dequantize_per_channel": [(q, *by_axis[axis], axis) for axis in (0, 1)],
+        "dequantize_per_token": [(q, *by_token)],
+        "quantization_error": [(v, floats(301, 603)) for v in (x, y, x.to(F16), x.double())],
+        "pack_bits": [(q >> (8 - bits), bits) for bits in range(2, 9)],
+        "unpack_bits": [(q.view(U8), bits, 603 * 8 // bits, torch.int8) for bits in (2, 4, 8)],
+        "int8_matmul": [
+            (bytes_(131, 517, dtype=a), bytes_(517, 270, dtype=b))
+            for a in (torch.int8, U8)
+            for b in (torch.int8, U8)
+        ],
+        "pack_weight": [(bytes_(1000, 517),)],
+        "unpack_weight": [(bytes_(63, 130, 16, 4), 1000, 517)],
+        "int8_matmul_packed": [
+            (bytes_(131, 517, dtype=a), linear[0], 270) for a in (torch.int8, U8)
+        ],
+        "linear_dynamic": [
+            (tokens.to(dtype)[:rows], *linear, bias, activation)
+            for dtype in (torch.float32, F16, BF16)
+            for rows in (1, 3, 131)
+            for activation in ("none", "relu")
+        ],
+    }
+    return [Sample(f"large-{i}", arguments) for i, arguments in enumerate(calls[operator])]
+
+
+def digest(operator: str) -> str:
+    sha = hashlib.sha256()
+    for sample in samples(operator) + large_samples(operator):
+        result = getattr(torch.ops.torchquant, operator)(*sample.arguments, **sample.keywords)
+        for tensor in [result] if isinstance(result, Tensor) else result:
+            if tensor.is_floating_point():
+                # One NaN for all: which of them a processor makes is no part of the result.
+                tensor = torch.where(tensor.isnan(), torch.full_like(tensor, torch.nan), tensor)
+            sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+            sha.update(repr((tensor.shape, tensor.dtype)).encode())
+    return sha.hexdigest()
+
+
+if __name__ == "__main__":
+    answer: dict[str, Any] = {}
+    for threads in sys.argv[1:]:
+        torch.set_num_threads(int(threads))
+        answer[threads] = {operator: digest(operator) for operator in OPERATORS}
+    answer["kernels"] = torchquant.ops.active_kernels()
+    print(json.dumps(answer))
