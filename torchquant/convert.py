@@ -111,13 +111,15 @@ def _quantized_layers(
 def _disable_fast_paths(
     model: torch.nn.Module, replacements: dict[torch.nn.Module, DynamicLinear]
 ) -> None:
+    """Turns off the fused kernels that read linear1.weight themselves, and the nested tensors that
+    only they can take."""
     for module in model.modules():
-        if isinstance(module, torch.nn.TransformerEncoderLayer) and any(
-            child in replacements for child in module.modules()
-        ):
-            # The fused kernel reads linear1.weight itself; this flag is its first condition, for
-            # the layer and for the nn.TransformerEncoder around it.
-            module.activation_relu_or_gelu = 0
+        if not any(child in replacements for child in module.modules()):
+            continue
+        if isinstance(module, torch.nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # the first thing that the fused path asks for
+        if isinstance(module, torch.nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 def _replace(

@@ -24,7 +24,6 @@ class DynamicLinear(torch.nn.Module):
     in_features: int
     out_features: int
     activation: str
-    bias: Tensor | None
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, activation: str = "none"
@@ -89,6 +88,18 @@ class DynamicLinear(torch.nn.Module):
             self.bias,
             self.activation,
         )
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that this layer stands for: float32 ``[N, K]``, computed at every access.
+
+        For those who look at it, and for TorchScript, which compiles the fused path of
+        nn.TransformerEncoderLayer although it is not taken.
+        """
+        quantized = torch.ops.torchquant.unpack_weight(
+            self.packed_weight, self.out_features, self.in_features
+        )
+        return quantized.float() * self.weight_scale.unsqueeze(1)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """The numbers that ``print(model)`` shows."""

@@ -309,6 +309,7 @@ inline void check_int8_matmul_packed(const Tensor& a, const Tensor& packed_weigh
   check_min_dim(a, "a", 1);
   TORCH_CHECK(out_features >= 0, "out_features must not be negative, but got ", out_features,
               ": pass the rows of the weight that was packed");
+  check_same_device(packed_weight, "packed_weight", a, "a");
   check_packed_weight(packed_weight, "packed_weight", out_features, a.sym_size(-1));
   check_depth(a.sym_size(-1), a.scalar_type() == at::kChar, true);
   if (weight_sum) check_weight_sum(*weight_sum, a, "a", out_features);
@@ -329,6 +330,7 @@ inline void check_linear_dynamic(const Tensor& input, const Tensor& packed_weigh
   const c10::SymInt out_features = weight_scale.sym_numel();
   check_companion(weight_scale, "weight_scale", input, "input", at::kFloat, {out_features},
                   "one for each output feature");
+  check_same_device(packed_weight, "packed_weight", input, "input");
   check_packed_weight(packed_weight, "packed_weight", out_features, input.sym_size(-1));
   check_depth(input.sym_size(-1), false, true);
   check_weight_sum(weight_sum, input, "input", out_features);

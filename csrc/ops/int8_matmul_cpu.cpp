@@ -57,9 +57,9 @@ Tensor int8_matmul_cpu(const Tensor& a, const Tensor& b) {
   check_int8_matmul(a, b);
   const Tensor out = new_product(a, b);
   if (out.numel() == 0) return out;
-  const Tensor lefts = a.contiguous().view({-1, a.size(-2), a.size(-1)});
-  const Tensor rights = b.reshape({-1, b.size(-2), b.size(-1)});
   const int64_t batch = out.numel() / (out.size(-2) * out.size(-1));
+  const Tensor lefts = a.contiguous().view({batch, a.size(-2), a.size(-1)});
+  const Tensor rights = b.reshape({batch, b.size(-2), b.size(-1)});
   auto* results = out.mutable_data_ptr<int32_t>();
   // A batch is shared out matrix by matrix where there are enough; nested regions run serially.
   const int64_t grain = batch >= at::get_num_threads() ? 1 : batch;
