@@ -125,6 +125,8 @@ class OperatorTests:
     def test_passes_opcheck(self, sample: Sample) -> None:
         torch.library.opcheck(operator(self.name), sample.arguments, sample.keywords)
 
+    # TorchScript is deprecated as a whole.
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.any_kernels
     def test_scripted_equals_eager(self, sample: Sample) -> None:
         result = script(self.name)(*all_arguments(self.name, sample))

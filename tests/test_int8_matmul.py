@@ -100,8 +100,15 @@ def test_sizes_that_all_have_tails(a_dtype: torch.dtype, b_dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize(("a_dtype", "b_dtype"), SIGNS)
-def test_many_blocks_over_both_threads(a_dtype: torch.dtype, b_dtype: torch.dtype) -> None:
-    check(bytes_(131, 517, dtype=a_dtype), bytes_(517, 270, dtype=b_dtype, seed=1))
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"),
+    [(131, 517, 270), (131, 4100, 50), (2000, 9, 7), (5, 300, 1030)],
+    ids=["middling", "deep", "tall", "wide"],
+)
+def test_many_blocks_over_both_threads(
+    a_dtype: torch.dtype, b_dtype: torch.dtype, rows: int, depth: int, columns: int
+) -> None:
+    check(bytes_(rows, depth, dtype=a_dtype), bytes_(depth, columns, dtype=b_dtype, seed=1))
 
 
 @pytest.mark.parametrize(("a_dtype", "b_dtype"), SIGNS)

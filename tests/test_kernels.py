@@ -20,6 +20,7 @@ SETS = ("avx512vnni", "avx2", "scalar")  # best first
 
 def python(*arguments: str, kernels: str | None) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "TORCHQUANT_KERNELS"}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # 3 threads of 2 processors must not spin
     if kernels is not None:
         environment["TORCHQUANT_KERNELS"] = kernels
     return subprocess.run(

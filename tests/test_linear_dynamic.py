@@ -94,10 +94,14 @@ def test_every_input_shape(
     check(floats(*shape, dtype=dtype), 35, activation, bias)
 
 
-def test_large_layers_over_both_threads() -> None:
-    check(floats(131, 517), 270)
-    check(floats(2, 1100), 1030, "relu")
-    check(floats(3000, 5), 3)
+@pytest.mark.parametrize(
+    ("rows", "in_features", "out_features"),
+    [(131, 517, 270), (131, 4100, 50), (3000, 5, 3), (5, 300, 1030)],
+    ids=["middling", "deep", "tall", "wide"],
+)
+def test_many_blocks_over_both_threads(rows: int, in_features: int, out_features: int) -> None:
+    check(floats(rows, in_features), out_features)
+    check(floats(rows, in_features), out_features, "relu")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
