@@ -12,6 +12,8 @@ from refusals import Refusal
 from samples import Sample, samples, unaligned
 from torch import Tensor
 
+import torchquant  # noqa: F401  loads torch.ops.torchquant
+
 Results = Tensor | Sequence[Tensor]
 
 

@@ -197,6 +197,14 @@ def last_dim(given: int, taken: int) -> Wrong:
     )
 
 
+def impossible_last_dim(given: int) -> Wrong:
+    return Wrong(
+        {"last_dim": given},
+        f"last_dim must lie in [0, 12] for rows of 3 bytes, but got {given}: pass the size of the "
+        "last dimension that was packed",
+    )
+
+
 def packed_shape(change: Arguments, name: str, wanted: list[int], given: list[int]) -> Wrong:
     return Wrong(
         change,
@@ -205,9 +213,9 @@ def packed_shape(change: Arguments, name: str, wanted: list[int], given: list[in
     )
 
 
-def negative_features(change: Arguments, given: str) -> Wrong:
-    message = f"out_features and in_features must not be negative, but got {given}"
-    return Wrong(change, f"{message}: pass the shape of the weight that was packed")
+def features(name: str, given: int) -> Wrong:
+    message = f"{name} must lie in [0, 2147483647], but got {given}"
+    return Wrong({name: given}, f"{message}: pass that of the weight that was packed")
 
 
 def deep(limit: int, given: int, change: Arguments) -> Wrong:
@@ -384,11 +392,8 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
                 f"dtype must be int8 or uint8, but got {NAMES[I16]}: pass the dtype that was "
                 "packed",
             ),
-            Wrong(
-                {"last_dim": -1},
-                "last_dim must not be negative, but got -1: pass the size of the last dimension "
-                "that was packed",
-            ),
+            impossible_last_dim(-1),
+            impossible_last_dim(2**61),
             last_dim(0, 0),
             last_dim(4, 2),
             last_dim(7, 4),
@@ -444,8 +449,9 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
             ),
             packed_shape(ONE_TOO_MANY, "packed", [2, 2, 16, 4], [1, 2, 16, 4]),
             packed_shape({"in_features": 9}, "packed", [1, 3, 16, 4], [1, 2, 16, 4]),
-            negative_features({"out_features": -1}, "-1 and 5"),
-            negative_features({"in_features": -1}, "3 and -1"),
+            features("out_features", -1),
+            features("in_features", -1),
+            features("in_features", 2**63 - 1),
         ],
     ),
     "int8_matmul_packed": (
@@ -466,11 +472,8 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
                 {"a": zeros(2, 9, dtype=I8)}, "packed_weight", [1, 3, 16, 4], [1, 2, 16, 4]
             ),
             packed_shape(ONE_TOO_MANY, "packed_weight", [2, 2, 16, 4], [1, 2, 16, 4]),
-            Wrong(
-                {"out_features": -1},
-                "out_features must not be negative, but got -1: pass the rows of the weight that "
-                "was packed",
-            ),
+            features("out_features", -1),
+            features("out_features", 2**63 - 1),
             dtype_of("weight_sum", zeros(3), I32),
             shape_of("weight_sum", zeros(4, dtype=I32), [3], SUM),
             device_of("weight_sum", zeros(3, dtype=I32), "a"),

@@ -210,6 +210,24 @@ def test_the_fast_path_of_an_encoder_with_padding_is_off() -> None:
     assert error_of(result[~padding], expected[~padding]) < 0.05
 
 
+@pytest.mark.parametrize("left_in_float", ["layers.0", "layers.1", "layers.0.linear1"])
+def test_an_encoder_quantized_in_part_takes_padding(left_in_float: str) -> None:
+    """The layers that stay in float keep their fast path; those beside them cannot have it."""
+    torch.manual_seed(0)
+    model = encoder().eval()
+    quantized = torchquant.quantize_dynamic(
+        model, filter_fn=lambda module, name: not name.startswith(left_in_float)
+    )
+    x, padding = floats(2, 5, 16), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    calls = len(names_of(quantized, DynamicLinear))
+    with torch.no_grad():
+        assert int8_calls(quantized, x, src_key_padding_mask=padding) == calls
+        result = quantized(x, src_key_padding_mask=padding)
+        expected = model(x, src_key_padding_mask=padding)
+    # 5 % as above.
+    assert 0 < error_of(result[~padding], expected[~padding]) < 0.05
+
+
 def test_a_whole_transformer() -> None:
     torch.manual_seed(0)
     model = nn.Transformer(16, 4, 2, 2, 40, dropout=0.0, batch_first=True).eval()

@@ -87,6 +87,16 @@ def test_weight_scale_is_absmax_over_127() -> None:
     assert codes.abs().amax(1).eq(127).all()
 
 
+def test_weight_is_the_one_the_layer_stands_for() -> None:
+    float_layer = linear()
+    layer = DynamicLinear.from_float(float_layer)
+    codes = reference.unpack_weight(layer.packed_weight, 35, 70)
+    assert_same(layer.weight, codes.float() * layer.weight_scale[:, None])
+    # Rounding to the nearest code is off by half a scale at most; 1e-6 allows for float32.
+    error = (layer.weight - float_layer.weight).abs()
+    assert (error <= 0.5 * layer.weight_scale[:, None] + 1e-6).all()
+
+
 def test_a_zero_row_gives_the_bias() -> None:
     float_layer = linear()
     with torch.no_grad():

@@ -232,13 +232,21 @@ inline void check_unpack_bits(const Tensor& packed, int64_t num_bits, const c10:
   check_num_bits(num_bits);
   TORCH_CHECK(is_byte(dtype), "dtype must be int8 or uint8, but got ", dtype,
               ": pass the dtype that was packed");
-  TORCH_SYM_CHECK(last_dim.sym_ge(0), "last_dim must not be negative, but got ", last_dim,
+  const c10::SymInt most = packed.sym_size(-1) * 4;  // codes of 2 bits
+  TORCH_SYM_CHECK(last_dim.sym_ge(0).sym_and(last_dim.sym_le(most)), "last_dim must lie in [0, ",
+                  most, "] for rows of ", packed.sym_size(-1), " bytes, but got ", last_dim,
                   ": pass the size of the last dimension that was packed");
   TORCH_SYM_CHECK(sym_eq(packed.sym_size(-1), packed_bytes(last_dim, num_bits)),
                   "last_dim must fill the rows of packed, ", packed.sym_size(-1),
                   " bytes each, but got ", last_dim, " codes of ", num_bits, " bits, which take ",
                   packed_bytes(last_dim, num_bits),
                   ": pass the size of the last dimension that was packed");
+}
+
+// Within int32, so that no arithmetic on it overflows.
+inline void check_features(int64_t features, const char* name) {
+  TORCH_CHECK(0 <= features && features <= INT32_MAX, name, " must lie in [0, ", INT32_MAX,
+              "], but got ", features, ": pass that of the weight that was packed");
 }
 
 // [ceil(N / 16), ceil(K / 4), 16, 4]
@@ -263,9 +271,8 @@ inline void check_pack_weight(const Tensor& weight) {
 }
 
 inline void check_unpack_weight(const Tensor& packed, int64_t out_features, int64_t in_features) {
-  TORCH_CHECK(out_features >= 0 && in_features >= 0,
-              "out_features and in_features must not be negative, but got ", out_features, " and ",
-              in_features, ": pass the shape of the weight that was packed");
+  check_features(out_features, "out_features");
+  check_features(in_features, "in_features");
   check_packed_weight(packed, "packed", out_features, in_features);
 }
 
@@ -307,8 +314,7 @@ inline void check_int8_matmul_packed(const Tensor& a, const Tensor& packed_weigh
                                      const std::optional<Tensor>& weight_sum) {
   check_byte(a, "a");
   check_min_dim(a, "a", 1);
-  TORCH_CHECK(out_features >= 0, "out_features must not be negative, but got ", out_features,
-              ": pass the rows of the weight that was packed");
+  check_features(out_features, "out_features");
   check_same_device(packed_weight, "packed_weight", a, "a");
   check_packed_weight(packed_weight, "packed_weight", out_features, a.sym_size(-1));
   check_depth(a.sym_size(-1), a.scalar_type() == at::kChar, true);
