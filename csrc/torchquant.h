@@ -1,11 +1,5 @@
-// The C++ API of torchquant: one function for each operator, of the same name, argument order and
-// meaning as torch.ops.torchquant.* and torchquant.ops in Python. Each goes through the PyTorch
-// dispatcher, so it takes CPU and Meta tensors alike and is seen by autograd, tracing and
-// profiling.
-//
-// real = scale * (q - zero_point); scale is float32, zero_point int32, q lies in
-// [quant_min, quant_max] within [-65536, 65535]. Float means float32, float16 or bfloat16.
-// Results are fresh and contiguous. Wrong arguments throw c10::Error, naming the argument.
+// The C++ API of torchquant: one function for each operator of torch.ops.torchquant, with its name,
+// argument order and meaning, called through the dispatcher. Wrong arguments throw c10::Error.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,6 +14,10 @@
 #define TORCHQUANT_API __attribute__((visibility("default")))
 
 namespace torchquant {
+
+// real = scale * (q - zero_point); scale is float32, zero_point int32, q lies in
+// [quant_min, quant_max] within [-65536, 65535]. Float means float32, float16 or bfloat16. Results
+// are fresh and contiguous.
 
 // Scale and zero point from the range of a float input: 0-dim; [C] along axis; [..., 1] for each
 // row of the last dimension. Symmetric: absmax / quant_max and 0. Affine: the range, widened to

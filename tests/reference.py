@@ -256,7 +256,7 @@ def quantization_error(original: Tensor, approximation: Tensor) -> Tensor:
         noise = _sum_in_blocks(error * error)
         signal = _sum_in_blocks(exact * exact)
         ratio = np.float64(signal) / np.float64(noise)
-        snr_db = math.inf if noise == 0 else float(10 * np.log10(ratio))
+        snr_db = math.inf if max_error == 0 else float(10 * np.log10(ratio))
     return torch.tensor(
         [max_error, absolute / exact.size, noise / exact.size, snr_db], dtype=torch.float64
     )

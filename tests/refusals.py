@@ -13,14 +13,14 @@ F32, F64, I64 = torch.float32, torch.float64, torch.int64
 OTHER_DEVICE = {"cpu": "meta", "meta": "cpu"}
 # As messages print them.
 NAMES = {
-    F64: "Double",
-    F32: "Float",
-    F16: "Half",
-    I64: "Long",
-    I32: "Int",
-    I16: "Short",
-    I8: "Char",
-    U8: "Byte",
+    F64: "torch.float64",
+    F32: "torch.float32",
+    F16: "torch.float16",
+    I64: "torch.int64",
+    I32: "torch.int32",
+    I16: "torch.int16",
+    I8: "torch.int8",
+    U8: "torch.uint8",
 }
 
 
@@ -109,9 +109,15 @@ def not_error_operand(name: str, x: Zeros) -> Wrong:
     return Wrong({name: x}, f"{message}: dequantize it first")
 
 
+def none(*names: str) -> list[Wrong]:
+    repair = "must be a tensor, but got None: this one is not optional"
+    return [Wrong({name: None}, f"{name} {repair}") for name in names]
+
+
 def dtype_of(name: str, x: Zeros, wanted: torch.dtype) -> Wrong:
     return Wrong(
-        {name: x}, f"{name} must be {NAMES[wanted]}, but got {x:dtype}: convert it with .to()"
+        {name: x},
+        f"{name} must be {NAMES[wanted]}, but got {x:dtype}: convert it with .to({NAMES[wanted]})",
     )
 
 
@@ -271,6 +277,7 @@ DTYPE = [
 
 def qparams(*right: int) -> list[Wrong]:
     return [
+        *none("scale", "zero_point"),
         dtype_of("scale", zeros(*right, dtype=F64), F32),
         dtype_of("scale", zeros(*right, dtype=F16), F32),
         dtype_of("zero_point", zeros(*right, dtype=I64), I32),
@@ -353,6 +360,7 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     "quantization_error": (
         {"original": zeros(2, 3), "approximation": zeros(2, 3)},
         [
+            *none("original", "approximation"),
             not_error_operand("original", zeros(2, 3, dtype=I8)),
             not_error_operand("approximation", zeros(2, 3, dtype=I8)),
             *(
@@ -402,6 +410,7 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     "int8_matmul": (
         {"a": zeros(2, 3, dtype=I8), "b": zeros(3, 4, dtype=I8)},
         [
+            *none("a", "b"),
             not_byte("a", zeros(2, 3)),
             not_byte("b", zeros(3, 4, dtype=I16)),
             few_dims("a", zeros(3, dtype=I8), 2),
@@ -462,6 +471,7 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
             "weight_sum": zeros(3, dtype=I32),
         },
         [
+            *none("a", "packed_weight"),
             not_byte("a", zeros(2, 5)),
             few_dims("a", zeros(dtype=I8)),
             not_int8("packed_weight", zeros(1, 2, 16, 4), "pass what pack_weight returned"),
@@ -490,6 +500,7 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
             "bias": zeros(3),
         },
         [
+            *none("input", "packed_weight", "weight_scale", "weight_sum"),
             not_float("input", zeros(2, 5, dtype=F64)),
             not_float("input", zeros(2, 5, dtype=I8)),
             few_dims("input", zeros()),

@@ -188,6 +188,19 @@ def test_the_documented_results_of_special_ranges() -> None:
         assert zero_point == 10
 
 
+def test_a_thread_that_flushes_denormals_gives_the_least_scale() -> None:
+    """It reads them as zeros; what must not come of it is a division by zero."""
+    x = torch.tensor([1e-40, -3e-40] * 20)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    try:
+        for symmetric in (True, False):
+            scale, zero_point = choose("per_tensor", x, -128, 127, symmetric)
+            assert (scale.item(), zero_point.item()) == (FLT_MIN, 0)
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_the_scale_is_rounded_once_from_double() -> None:
     """Float division of float differences rounds twice; over many ranges that must show."""
     low, high = -floats(1000).abs(), floats(1000, seed=1).abs()

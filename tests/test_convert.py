@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from models import MODELS, Attention, Nested, Shared, Tied, encoder, encoder_layer, int8_calls, make
 from operator_tests import assert_same
 from samples import BF16, F16, floats
@@ -374,12 +375,28 @@ def test_a_filter_that_refuses_all_is_named() -> None:
     )
 
 
-def test_a_module_type_that_cannot_be_quantized_is_named() -> None:
-    with pytest.raises(ValueError, match=r"^mod") as error:
-        torchquant.quantize_dynamic(nn.Linear(4, 4), {nn.Conv2d})
+@pytest.mark.parametrize("modules", [{nn.Conv2d}, [], [nn.Linear, nn.Conv2d]])
+def test_modules_that_cannot_be_quantized_are_named(modules: Any) -> None:
+    with pytest.raises(ValueError, match=r"^modules") as error:
+        torchquant.quantize_dynamic(nn.Linear(4, 4), modules)
     assert str(error.value) == (
-        "modules may hold torch.nn.Linear only, but got "
-        "[<class 'torch.nn.modules.conv.Conv2d'>]: leave it out to quantize every nn.Linear"
+        f"modules must be {{torch.nn.Linear}}, but got {modules!r}: leave it out to quantize every "
+        "nn.Linear"
+    )
+
+
+def test_arguments_of_another_type_are_refused() -> None:
+    with pytest.raises(TypeError) as error:
+        torchquant.quantize_dynamic(nn.Linear(4, 4), nn.Linear)
+    assert str(error.value) == (
+        "modules must be a set of module types, but got <class 'torch.nn.modules.linear.Linear'>: "
+        "pass {torch.nn.Linear}"
+    )
+    with pytest.raises(TypeError) as error:
+        torchquant.quantize_dynamic(nn.Linear(4, 4), filter_fn="head")
+    assert str(error.value) == (
+        "filter_fn must be a function of (module, name), but got 'head': return False from it for "
+        "layers that stay in float"
     )
 
 
@@ -391,11 +408,26 @@ def test_what_is_no_module_is_refused() -> None:
         torchquant.quantize_dynamic({})
 
 
-def test_a_refused_model_is_not_half_converted() -> None:
-    """The second weight is bad; inplace must not leave the first one replaced."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+def test_a_refused_layer_is_named_and_the_model_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)))
     with torch.no_grad():
-        model[1].weight[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="finite"):
+        model[1][0].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^1\.0 must have a finite weight"):
         torchquant.quantize_dynamic(model, inplace=True)
-    assert [type(module) for module in model] == [nn.Linear, nn.Linear]
+    assert names_of(model, nn.Linear) == ["0", "1.0"]
+    quantized = torchquant.quantize_dynamic(model, filter_fn=lambda module, name: name != "1.0")
+    assert names_of(quantized, DynamicLinear) == ["0"]
+
+
+def test_filter_fn_is_asked_under_every_name_of_a_shared_module() -> None:
+    """It is one module, so one refusal keeps it in float everywhere."""
+    asked: list[str] = []
+
+    def record(module: nn.Module, name: str) -> bool:
+        asked.append(name)
+        return True
+
+    torchquant.quantize_dynamic(Shared(), filter_fn=record)
+    assert asked == ["first", "again", "block.0"]
+    with pytest.raises(ValueError, match="filter_fn refused every Linear"):
+        torchquant.quantize_dynamic(Shared(), filter_fn=lambda module, name: name != "again")

@@ -15,6 +15,7 @@ import torch
 from operator_tests import assert_same
 from samples import BF16, F16, I8, I32, floats
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from torchquant.nn import DynamicLinear
 
@@ -247,22 +248,90 @@ def test_what_is_no_linear_layer_is_refused() -> None:
         DynamicLinear.from_float(nn.Conv2d(1, 1, 1))
 
 
+def refusal(float_layer: nn.Linear, **keywords: str) -> str:
+    with pytest.raises(ValueError, match=r"must|activation") as error:
+        DynamicLinear.from_float(float_layer, **keywords)
+    return str(error.value)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
     float_layer = linear()
     with torch.no_grad():
         float_layer.weight[3, 5] = bad
-    with pytest.raises(
-        ValueError,
-        match=r"^the weight of linear, \[35, 70\], must be finite, but holds NaN or Inf: quantize "
-        "a model whose weights are sound$",
-    ):
-        DynamicLinear.from_float(float_layer)
+    assert refusal(float_layer) == (
+        "linear must have a finite weight, but [35, 70] holds NaN or Inf (as float32): quantize a "
+        "model whose weights are sound"
+    )
 
 
-def test_an_unknown_activation_is_refused() -> None:
-    with pytest.raises((RuntimeError, ValueError), match='activation must be "none" or "relu"'):
-        DynamicLinear.from_float(linear(), "gelu")(floats(9, 70))
+def test_a_weight_that_is_not_finite_as_float32_is_refused() -> None:
+    float_layer = linear().double()
+    with torch.no_grad():
+        float_layer.weight[3, 5] = 1e300
+    assert "holds NaN or Inf (as float32)" in refusal(float_layer)
+
+
+def test_a_weight_without_data_is_refused() -> None:
+    assert refusal(nn.Linear(70, 35, device="meta")) == (
+        "linear must have a floating-point weight with data, but got torch.float32 on meta: load "
+        "the model's weights first"
+    )
+
+
+def test_a_layer_with_hooks_is_refused() -> None:
+    """They would be lost: weight_norm and pruning of the older kind compute the weight in one."""
+    hooked = linear()
+    hooked.register_forward_hook(lambda module, arguments, output: 2 * output)
+    pre_hooked = prune.l1_unstructured(linear(), "weight", 0.5)
+    for float_layer in (hooked, pre_hooked):
+        assert refusal(float_layer) == (
+            "linear must have no hooks, which a quantized layer would not run, but has some: "
+            "remove them first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove, "
+            "handle.remove()), or leave the layer in float by filter_fn"
+        )
+    DynamicLinear.from_float(prune.remove(pre_hooked, "weight"))
+
+
+def test_a_layer_too_deep_for_exact_sums_is_refused() -> None:
+    DynamicLinear.from_float(nn.Linear(65793, 1))
+    assert refusal(nn.Linear(65794, 1)) == (
+        "linear must have at most 65793 inputs, or the int32 sums may overflow, but has 65794: "
+        "leave it in float by filter_fn"
+    )
+
+
+def test_an_unknown_activation_is_refused_when_the_layer_is_made() -> None:
+    assert refusal(linear(), activation="gelu") == (
+        'activation must be "none" or "relu", but got \'gelu\': pass "none" and apply others to '
+        "the output"
+    )
+
+
+@pytest.mark.parametrize("width", [69, 71, 72, 0, 140])
+def test_an_input_of_another_width_is_refused(width: int) -> None:
+    """71 and 72 fill the padding of the packed weight, which the operator cannot tell from 70."""
+    layer = DynamicLinear.from_float(linear())
+    with pytest.raises(RuntimeError) as error:
+        layer(torch.ones(9, width))
+    assert str(error.value) == (
+        f"input must have 70 features in its last dimension, but got shape [9, {width}]: this "
+        "layer was made for in_features=70"
+    )
+
+
+def test_the_state_is_float32_whatever_the_default_dtype() -> None:
+    float_layer = linear()
+    expected = DynamicLinear.from_float(float_layer).state_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        empty = DynamicLinear(70, 35)
+        layer = DynamicLinear.from_float(float_layer)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, value in expected.items():
+        assert empty.state_dict()[name].dtype == value.dtype
+        assert_same(layer.state_dict()[name], value)
 
 
 @pytest.mark.any_kernels

@@ -105,6 +105,12 @@ def test_no_error_is_infinite_snr(dtype: torch.dtype, value: float) -> None:
     assert quantization_error(x, x.clone()).tolist() == [0, 0, 0, math.inf]
 
 
+def test_an_error_whose_square_vanishes_is_an_error_all_the_same() -> None:
+    x = torch.full((50,), 1e-200, dtype=torch.float64)
+    assert quantization_error(x, 3 * x)[3].isnan()
+    check(x, 3 * x)
+
+
 def test_error_on_zeros_is_minus_infinite_snr() -> None:
     result = quantization_error(torch.zeros(77), torch.ones(77))
     assert result.tolist() == [1, 1, 1, -math.inf]

@@ -122,6 +122,15 @@ def test_a_scripted_layer_keeps_the_state_dict() -> None:
         assert_same(state[name], value)
 
 
+@pytest.mark.parametrize("road", [scripted, script_frozen], ids=lambda road: road.__name__)
+def test_a_scripted_layer_refuses_an_input_of_another_width(
+    road: Callable[..., torch.jit.ScriptModule],
+) -> None:
+    module = road(DynamicLinear.from_float(nn.Linear(70, 35)).eval(), floats(9, 70))
+    with pytest.raises(RuntimeError, match="input must have 70 features in its last dimension"):
+        module(floats(9, 72))
+
+
 def test_active_kernels_is_scriptable() -> None:
     unit = torch.jit.CompilationUnit(
         "def call() -> str:\n    return torch.ops.torchquant.active_kernels()\n"

@@ -7,7 +7,38 @@ from torch import Tensor
 
 from torchquant import ops
 
+# TorchScript takes comments in a method for types, so the remark to mypy stands here.
+is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
 QUANT_MIN, QUANT_MAX = -128, 127
+ACTIVATIONS = ("none", "relu")
+MAX_IN_FEATURES = 65_793  # above it the sums of uint8 x int8 products may not fit int32
+
+
+def check_quantizable(linear: torch.nn.Linear, name: str) -> None:
+    """Raises ValueError, naming the layer, where no DynamicLinear can stand for it."""
+    weight = linear.weight.detach()
+    if linear._forward_hooks or linear._forward_pre_hooks:
+        raise ValueError(
+            f"{name} must have no hooks, which a quantized layer would not run, but has some: "
+            "remove them first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove, "
+            "handle.remove()), or leave the layer in float by filter_fn"
+        )
+    if linear.in_features > MAX_IN_FEATURES:
+        raise ValueError(
+            f"{name} must have at most {MAX_IN_FEATURES} inputs, or the int32 sums may overflow, "
+            f"but has {linear.in_features}: leave it in float by filter_fn"
+        )
+    if weight.is_meta or not weight.is_floating_point():
+        raise ValueError(
+            f"{name} must have a floating-point weight with data, but got {weight.dtype} on "
+            f"{weight.device}: load the model's weights first"
+        )
+    if not torch.isfinite(weight.float()).all():
+        raise ValueError(
+            f"{name} must have a finite weight, but {list(weight.shape)} holds NaN or Inf (as "
+            "float32): quantize a model whose weights are sound"
+        )
 
 
 class DynamicLinear(torch.nn.Module):
@@ -30,14 +61,21 @@ class DynamicLinear(torch.nn.Module):
     ) -> None:
         """An all-zero layer, to load a state dict into. Use :meth:`from_float` otherwise."""
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f'activation must be "none" or "relu", but got {activation!r}: pass "none" and '
+                "apply others to the output"
+            )
         self.in_features = in_features
         self.out_features = out_features
         self.activation = activation
         weight = torch.zeros(out_features, in_features, dtype=torch.int8)
         self.register_buffer("packed_weight", ops.pack_weight(weight))
-        self.register_buffer("weight_scale", torch.ones(out_features))
+        self.register_buffer("weight_scale", torch.ones(out_features, dtype=torch.float32))
         self.register_buffer("weight_sum", torch.zeros(out_features, dtype=torch.int32))
-        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+        self.register_buffer(
+            "bias", torch.zeros(out_features, dtype=torch.float32) if bias else None
+        )
 
     @classmethod
     def from_float(cls, linear: torch.nn.Linear, activation: str = "none") -> "DynamicLinear":
@@ -49,13 +87,15 @@ class DynamicLinear(torch.nn.Module):
 
         Raises:
             TypeError: ``linear`` is not a torch.nn.Linear.
-            ValueError: Its weight holds NaN or Inf.
+            ValueError: Its weight holds NaN or Inf, has no data or is not floating-point; it has
+                hooks; it has more than 65,793 inputs; or activation is another one.
         """
         if not isinstance(linear, torch.nn.Linear):
             raise TypeError(
                 f"linear must be a torch.nn.Linear, but got {type(linear).__name__}: pass the "
                 "layer itself, or a whole model to torchquant.quantize_dynamic"
             )
+        check_quantizable(linear, "linear")
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
         layer.train(linear.training)
         layer._quantize(linear.weight.detach())
@@ -64,11 +104,6 @@ class DynamicLinear(torch.nn.Module):
         return layer
 
     def _quantize(self, weight: Tensor) -> None:
-        if not torch.isfinite(weight).all():
-            raise ValueError(
-                f"the weight of linear, {list(weight.shape)}, must be finite, but holds NaN or "
-                "Inf: quantize a model whose weights are sound"
-            )
         weight = weight.float()
         scale, zero_point = ops.choose_qparams_per_channel(weight, 0, QUANT_MIN, QUANT_MAX, True)
         quantized = ops.quantize_per_channel(
@@ -80,6 +115,10 @@ class DynamicLinear(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Input ``[..., in_features]``, float, to ``[..., out_features]`` of the same dtype."""
+        # The packed weight is padded, so the operator cannot tell 10 inputs from 12. A trace fixes
+        # what it sees, and was checked when it was made.
+        if not is_tracing():
+            self._check_width(input)
         return torch.ops.torchquant.linear_dynamic(  # type: ignore[no-any-return]
             input,
             self.packed_weight,
@@ -88,6 +127,13 @@ class DynamicLinear(torch.nn.Module):
             self.bias,
             self.activation,
         )
+
+    def _check_width(self, input: Tensor) -> None:
+        if input.size(-1) != self.in_features:
+            raise RuntimeError(
+                f"input must have {self.in_features} features in its last dimension, but got shape "
+                f"{list(input.shape)}: this layer was made for in_features={self.in_features}"
+            )
 
     @property
     def weight(self) -> Tensor:
@@ -109,8 +155,8 @@ class DynamicLinear(torch.nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DynamicLinear":
-        """Moves the buffers, but casts none of the float32 ones: their bits are the contract."""
-        before = {"weight_scale": self.weight_scale, "bias": self.bias}
+        """Moves the buffers, but casts none of them: their bits are the contract."""
+        before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in before.items():
             new = getattr(self, name)

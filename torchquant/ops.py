@@ -94,8 +94,8 @@ def quantize_per_tensor(
 ) -> Tensor:
     """``q = clamp(round_half_even(x * (1 / scale)) + zero_point, quant_min, quant_max)``.
 
-    Equals ``torch.ops.quantized_decomposed.quantize_per_tensor`` bit for bit for finite inputs.
-    NaN gives quant_min, infinities saturate.
+    Equals ``torch.ops.quantized_decomposed.quantize_per_tensor`` bit for bit for finite inputs and
+    zero points within 2^23. NaN gives quant_min, infinities saturate.
 
     Args:
         input: Float tensor of any shape; float16 and bfloat16 are computed in float32.
@@ -149,7 +149,8 @@ def dequantize_per_tensor(
 ) -> Tensor:
     """``x = float(q - zero_point) * scale``, rounded once more to ``out_dtype``.
 
-    Equals ``torch.ops.quantized_decomposed.dequantize_per_tensor`` bit for bit.
+    Equals ``torch.ops.quantized_decomposed.dequantize_per_tensor`` bit for bit for codes and zero
+    points within 2^23.
 
     Args:
         input: int8, uint8, int16 or int32 codes of any shape.
@@ -293,7 +294,8 @@ def int8_matmul_packed(
     Args:
         a: int8 or uint8 ``[..., K]``.
         packed_weight: The packed form of an int8 weight ``[out_features, K]``.
-        out_features: N, which the padded packed_weight does not tell.
+        out_features: N, which the padded packed_weight does not tell: it is taken on trust, as is K,
+            as far as the padded shape allows.
         weight_sum: The int32 sums ``[N]`` of the weight's rows; given, they spare computing them.
 
     Returns:

@@ -1,4 +1,4 @@
-// The packed weight layout, written and read: the only place that knows it beside the matmuls.
+// The packed weight layout, written and read.
 #include "element.h"
 
 namespace torchquant::kernels {

@@ -114,6 +114,7 @@ TORCHQUANT_HOST_DEVICE static inline QParams affine_qparams(Range range, int32_t
   const double low = range.min < 0 ? range.min : 0.0;
   const double high = range.max > 0 ? range.max : 0.0;
   const double scale = (high - low) / (static_cast<double>(quant_max) - quant_min);
+  if (scale == 0) return {FLT_MIN, zero};  // denormals, on a thread that flushes them to zero
   const int64_t zero_point = quant_min - static_cast<int64_t>(rint(low / scale));
   return {round_scale(scale), clamp_int(zero_point, quant_min, quant_max)};
 }

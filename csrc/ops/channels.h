@@ -108,4 +108,22 @@ void for_each_period(int64_t size, int64_t period, Columns columns) {
   });
 }
 
+// Covers the data with pieces of one channel, span(begin, end, scale, zero_point), or, where
+// channels alternate too fast for that, of many: columns(begin, end, scales, zero_points).
+template <class Span, class Columns>
+void for_each_piece(const ChannelView& view, const ChannelParams& params, Span span,
+                    Columns columns) {
+  if (view.size() == 0) return;
+  if (has_long_runs(view)) {
+    return for_each_run(view, [&](int64_t begin, int64_t end, int64_t channel) {
+      span(begin, end, params.scale[channel], params.zero_point[channel]);
+    });
+  }
+  const ChannelParams repeated = repeat_params(params, view);
+  const auto period = static_cast<int64_t>(repeated.scale.size());
+  for_each_period(view.size(), period, [&](int64_t begin, int64_t end, int64_t offset) {
+    columns(begin, end, repeated.scale.data() + offset, repeated.zero_point.data() + offset);
+  });
+}
+
 }  // namespace torchquant::ops

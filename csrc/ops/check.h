@@ -10,6 +10,7 @@
 #include <c10/util/Exception.h>
 
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -37,20 +38,33 @@ inline bool is_code(ScalarType dtype) {
   return is_byte(dtype) || dtype == at::kShort || dtype == at::kInt;
 }
 
+// The name that one types in Python.
+inline std::string dtype_name(ScalarType dtype) {
+  return "torch." + std::string(c10::getDtypeNames(dtype).first);
+}
+
+inline void check_defined(const Tensor& tensor, const char* name) {
+  TORCH_CHECK(tensor.defined(), name, " must be a tensor, but got None: this one is not optional");
+}
+
 inline void check_float(const Tensor& tensor, const char* name) {
+  check_defined(tensor, name);
   TORCH_CHECK(is_float(tensor.scalar_type()), name,
-              " must be float32, float16 or bfloat16, but got ", tensor.scalar_type(),
+              " must be float32, float16 or bfloat16, but got ", dtype_name(tensor.scalar_type()),
               ": convert it with .float()");
 }
 
 inline void check_byte(const Tensor& tensor, const char* name) {
+  check_defined(tensor, name);
   TORCH_CHECK(is_byte(tensor.scalar_type()), name, " must be int8 or uint8, but got ",
-              tensor.scalar_type(), ": quantize it first, or convert it with .to(torch.int8)");
+              dtype_name(tensor.scalar_type()),
+              ": quantize it first, or convert it with .to(torch.int8)");
 }
 
 inline void check_code(const Tensor& tensor, const char* name) {
+  check_defined(tensor, name);
   TORCH_CHECK(is_code(tensor.scalar_type()), name, " must be int8, uint8, int16 or int32, but got ",
-              tensor.scalar_type(), ": pass what a quantize operator returned");
+              dtype_name(tensor.scalar_type()), ": pass what a quantize operator returned");
 }
 
 inline void check_min_dim(const Tensor& tensor, const char* name, int64_t least) {
@@ -72,6 +86,7 @@ inline void check_shape(const Tensor& tensor, const char* name, const SymShape& 
 
 inline void check_same_device(const Tensor& tensor, const char* name, const Tensor& owner,
                               const char* owner_name) {
+  check_defined(tensor, name);
   TORCH_CHECK(tensor.device() == owner.device(), name, " must be on the device of ", owner_name,
               ", ", owner.device(), ", but got ", tensor.device(), ": move it with .to(",
               owner_name, ".device)");
@@ -82,8 +97,8 @@ inline void check_companion(const Tensor& tensor, const char* name, const Tensor
                             const char* owner_name, ScalarType dtype, const SymShape& shape,
                             const char* meaning) {
   check_same_device(tensor, name, owner, owner_name);
-  TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype, ", but got ",
-              tensor.scalar_type(), ": convert it with .to()");
+  TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype_name(dtype), ", but got ",
+              dtype_name(tensor.scalar_type()), ": convert it with .to(", dtype_name(dtype), ")");
   check_shape(tensor, name, shape, meaning, "reshape it, or compute it for this very tensor");
 }
 
@@ -124,12 +139,14 @@ inline ScalarType smallest_code_dtype(int64_t quant_min, int64_t quant_max) {
 
 inline void check_code_dtype(ScalarType dtype, int64_t quant_min, int64_t quant_max) {
   check_quant_range(quant_min, quant_max);
-  TORCH_CHECK(is_code(dtype), "dtype must be int8, uint8, int16 or int32, but got ", dtype,
-              ": this range fits ", smallest_code_dtype(quant_min, quant_max));
+  TORCH_CHECK(is_code(dtype), "dtype must be int8, uint8, int16 or int32, but got ",
+              dtype_name(dtype), ": this range fits ",
+              dtype_name(smallest_code_dtype(quant_min, quant_max)));
   const CodeLimits limits = code_limits(dtype);
-  TORCH_CHECK(limits.min <= quant_min && quant_max <= limits.max, "dtype ", dtype, " holds ",
-              limits.min, " to ", limits.max, ", but got quant_min ", quant_min, " and quant_max ",
-              quant_max, ": this range fits ", smallest_code_dtype(quant_min, quant_max));
+  TORCH_CHECK(limits.min <= quant_min && quant_max <= limits.max, "dtype ", dtype_name(dtype),
+              " holds ", limits.min, " to ", limits.max, ", but got quant_min ", quant_min,
+              " and quant_max ", quant_max, ": this range fits ",
+              dtype_name(smallest_code_dtype(quant_min, quant_max)));
 }
 
 // The axis counted from the front.
@@ -151,6 +168,7 @@ inline SymShape token_shape(const Tensor& input) {
 inline void check_qparams_per_tensor(const Tensor& input, const Tensor& scale,
                                      const Tensor& zero_point) {
   for (const auto& [tensor, name] : {std::pair{&scale, "scale"}, {&zero_point, "zero_point"}}) {
+    check_defined(*tensor, name);
     TORCH_SYM_CHECK(sym_eq(tensor->sym_numel(), 1), name, " must have one element, but got shape ",
                     tensor->sym_sizes(), ": use the per_channel or per_token operator for more");
   }
@@ -192,15 +210,16 @@ inline void check_quantize(const Tensor& input, int64_t quant_min, int64_t quant
 inline void check_dequantize(const Tensor& input, ScalarType out_dtype) {
   check_code(input, "input");
   TORCH_CHECK(is_float(out_dtype), "out_dtype must be float32, float16 or bfloat16, but got ",
-              out_dtype, ": pass torch.float32 and convert the result");
+              dtype_name(out_dtype), ": pass torch.float32 and convert the result");
 }
 
 inline void check_quantization_error(const Tensor& original, const Tensor& approximation) {
   for (const auto& [tensor, name] :
        {std::pair{&original, "original"}, {&approximation, "approximation"}}) {
+    check_defined(*tensor, name);
     TORCH_CHECK(is_float(tensor->scalar_type()) || tensor->scalar_type() == at::kDouble, name,
-                " must be float64, float32, float16 or bfloat16, but got ", tensor->scalar_type(),
-                ": dequantize it first");
+                " must be float64, float32, float16 or bfloat16, but got ",
+                dtype_name(tensor->scalar_type()), ": dequantize it first");
   }
   check_companion(approximation, "approximation", original, "original", approximation.scalar_type(),
                   original.sym_sizes().vec(), "that of original");
@@ -226,11 +245,12 @@ inline void check_pack_bits(const Tensor& input, int64_t num_bits) {
 
 inline void check_unpack_bits(const Tensor& packed, int64_t num_bits, const c10::SymInt& last_dim,
                               ScalarType dtype) {
+  check_defined(packed, "packed");
   TORCH_CHECK(packed.scalar_type() == at::kByte, "packed must be uint8, but got ",
-              packed.scalar_type(), ": pass what pack_bits returned");
+              dtype_name(packed.scalar_type()), ": pass what pack_bits returned");
   check_min_dim(packed, "packed", 1);
   check_num_bits(num_bits);
-  TORCH_CHECK(is_byte(dtype), "dtype must be int8 or uint8, but got ", dtype,
+  TORCH_CHECK(is_byte(dtype), "dtype must be int8 or uint8, but got ", dtype_name(dtype),
               ": pass the dtype that was packed");
   const c10::SymInt most = packed.sym_size(-1) * 4;  // codes of 2 bits
   TORCH_SYM_CHECK(last_dim.sym_ge(0).sym_and(last_dim.sym_le(most)), "last_dim must lie in [0, ",
@@ -256,16 +276,18 @@ inline SymShape packed_shape(const c10::SymInt& out_features, const c10::SymInt&
 
 inline void check_packed_weight(const Tensor& packed, const char* name,
                                 const c10::SymInt& out_features, const c10::SymInt& in_features) {
+  check_defined(packed, name);
   TORCH_CHECK(packed.scalar_type() == at::kChar, name, " must be int8, but got ",
-              packed.scalar_type(), ": pass what pack_weight returned");
+              dtype_name(packed.scalar_type()), ": pass what pack_weight returned");
   check_shape(packed, name, packed_shape(out_features, in_features),
               "[ceil(out_features / 16), ceil(in_features / 4), 16, 4]",
               "pass what pack_weight returned for a weight of these features");
 }
 
 inline void check_pack_weight(const Tensor& weight) {
+  check_defined(weight, "weight");
   TORCH_CHECK(weight.scalar_type() == at::kChar, "weight must be int8, but got ",
-              weight.scalar_type(), ": quantize it with quantize_per_channel");
+              dtype_name(weight.scalar_type()), ": quantize it with quantize_per_channel");
   TORCH_CHECK(weight.dim() == 2, "weight must be [out_features, in_features], but got shape ",
               weight.sym_sizes(), ": flatten the dimensions after the first");
 }
@@ -333,6 +355,7 @@ inline void check_linear_dynamic(const Tensor& input, const Tensor& packed_weigh
                                  const std::optional<Tensor>& bias, std::string_view activation) {
   check_float(input, "input");
   check_min_dim(input, "input", 1);
+  check_defined(weight_scale, "weight_scale");
   const c10::SymInt out_features = weight_scale.sym_numel();
   check_companion(weight_scale, "weight_scale", input, "input", at::kFloat, {out_features},
                   "one for each output feature");

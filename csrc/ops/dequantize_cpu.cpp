@@ -6,41 +6,24 @@
 namespace torchquant::ops {
 namespace {
 
-void dequantize_runs(const Tensor& q, const Tensor& x, const ChannelView& view,
-                     const ChannelParams& params) {
-  const kernels::Kernels& set = kernels_for(params.zero_point);
-  const auto from = kernel_int(q.scalar_type());
-  const auto to = kernel_float(x.scalar_type());
-  for_each_run(view, [&](int64_t begin, int64_t end, int64_t channel) {
-    set.dequantize.span(element(q, begin), from, mutable_element(x, begin), to, end - begin,
-                        params.scale[channel], params.zero_point[channel]);
-  });
-}
-
-void dequantize_periods(const Tensor& q, const Tensor& x, const ChannelView& view,
-                        const ChannelParams& params) {
-  const kernels::Kernels& set = kernels_for(params.zero_point);
-  const ChannelParams repeated = repeat_params(params, view);
-  const auto from = kernel_int(q.scalar_type());
-  const auto to = kernel_float(x.scalar_type());
-  const auto period = static_cast<int64_t>(repeated.scale.size());
-  for_each_period(view.size(), period, [&](int64_t begin, int64_t end, int64_t offset) {
-    set.dequantize.columns(element(q, begin), from, mutable_element(x, begin), to, end - begin,
-                           repeated.scale.data() + offset, repeated.zero_point.data() + offset);
-  });
-}
-
 Tensor dequantize(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                   const ChannelView& view, ScalarType out_dtype) {
   const Tensor q = input.contiguous();
   const Tensor x = new_like(input, out_dtype);
-  if (view.size() == 0) return x;
   const ChannelParams params = read_params(scale, zero_point, view);
-  if (has_long_runs(view)) {
-    dequantize_runs(q, x, view, params);
-  } else {
-    dequantize_periods(q, x, view, params);
-  }
+  const auto& kernel = kernels_for(params.zero_point).dequantize;
+  const auto from = kernel_int(q.scalar_type());
+  const auto to = kernel_float(out_dtype);
+  for_each_piece(
+      view, params,
+      [&](int64_t begin, int64_t end, float one_scale, int32_t zero) {
+        kernel.span(element(q, begin), from, mutable_element(x, begin), to, end - begin, one_scale,
+                    zero);
+      },
+      [&](int64_t begin, int64_t end, const float* scales, const int32_t* zeros) {
+        kernel.columns(element(q, begin), from, mutable_element(x, begin), to, end - begin, scales,
+                       zeros);
+      });
   return x;
 }
 

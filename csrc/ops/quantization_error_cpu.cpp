@@ -51,7 +51,7 @@ ErrorSums add_blocks(const std::vector<ErrorSums>& blocks) {
 }
 
 double snr_db(const ErrorSums& total) {
-  if (total.squared == 0) return INFINITY;
+  if (total.max_error == 0) return INFINITY;
   return 10 * std::log10(total.signal / total.squared);
 }
 

@@ -6,50 +6,26 @@
 namespace torchquant::ops {
 namespace {
 
-struct CodeRange {
-  int32_t min;
-  int32_t max;
-};
-
-void quantize_runs(const Tensor& x, const Tensor& q, const ChannelView& view,
-                   const ChannelParams& params, CodeRange range) {
-  const kernels::Kernels& set = kernels_for(params.zero_point);
-  const auto from = kernel_float(x.scalar_type());
-  const auto to = kernel_int(q.scalar_type());
-  for_each_run(view, [&](int64_t begin, int64_t end, int64_t channel) {
-    set.quantize.span(
-        element(x, begin), from, mutable_element(q, begin), to, end - begin,
-        {1.0f / params.scale[channel], params.zero_point[channel], range.min, range.max});
-  });
-}
-
-void quantize_periods(const Tensor& x, const Tensor& q, const ChannelView& view,
-                      const ChannelParams& params, CodeRange range) {
-  const kernels::Kernels& set = kernels_for(params.zero_point);
-  ChannelParams repeated = repeat_params(params, view);
-  for (float& scale : repeated.scale) scale = 1.0f / scale;
-  const auto from = kernel_float(x.scalar_type());
-  const auto to = kernel_int(q.scalar_type());
-  const auto period = static_cast<int64_t>(repeated.scale.size());
-  for_each_period(view.size(), period, [&](int64_t begin, int64_t end, int64_t offset) {
-    set.quantize.columns(element(x, begin), from, mutable_element(q, begin), to, end - begin,
-                         repeated.scale.data() + offset, repeated.zero_point.data() + offset,
-                         range.min, range.max);
-  });
-}
-
 Tensor quantize(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                 const ChannelView& view, int64_t quant_min, int64_t quant_max, ScalarType dtype) {
   const Tensor x = input.contiguous();
   const Tensor q = new_like(input, dtype);
-  if (view.size() == 0) return q;
-  const ChannelParams params = read_params(scale, zero_point, view);
-  const CodeRange range = {static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max)};
-  if (has_long_runs(view)) {
-    quantize_runs(x, q, view, params, range);
-  } else {
-    quantize_periods(x, q, view, params, range);
-  }
+  ChannelParams params = read_params(scale, zero_point, view);
+  for (float& value : params.scale) value = 1.0f / value;
+  const auto& kernel = kernels_for(params.zero_point).quantize;
+  const auto from = kernel_float(x.scalar_type());
+  const auto to = kernel_int(dtype);
+  const auto low = static_cast<int32_t>(quant_min), high = static_cast<int32_t>(quant_max);
+  for_each_piece(
+      view, params,
+      [&](int64_t begin, int64_t end, float inv_scale, int32_t zero) {
+        kernel.span(element(x, begin), from, mutable_element(q, begin), to, end - begin,
+                    {inv_scale, zero, low, high});
+      },
+      [&](int64_t begin, int64_t end, const float* inv_scales, const int32_t* zeros) {
+        kernel.columns(element(x, begin), from, mutable_element(q, begin), to, end - begin,
+                       inv_scales, zeros, low, high);
+      });
   return q;
 }
 

@@ -100,7 +100,7 @@ TEST(Operators, WrongArgumentsThrowAndNameTheArgument) {
     torchquant::pack_weight(at::randn({2, 2}));
     FAIL() << "a float weight was packed";
   } catch (const c10::Error& error) {
-    EXPECT_NE(std::string(error.what()).find("weight must be int8, but got Float"),
+    EXPECT_NE(std::string(error.what()).find("weight must be int8, but got torch.float32"),
               std::string::npos);
   }
 }
