@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import reference
 import torch
+import torch.nn.utils.prune
 from operator_tests import assert_same
 from samples import BF16, F16, I8, I32, floats
 from torch import Tensor, nn

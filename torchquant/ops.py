@@ -294,8 +294,8 @@ def int8_matmul_packed(
     Args:
         a: int8 or uint8 ``[..., K]``.
         packed_weight: The packed form of an int8 weight ``[out_features, K]``.
-        out_features: N, which the padded packed_weight does not tell: it is taken on trust, as is K,
-            as far as the padded shape allows.
+        out_features: N, which the padded packed_weight does not tell: it is taken on trust, as
+            is K, as far as the padded shape allows.
         weight_sum: The int32 sums ``[N]`` of the weight's rows; given, they spare computing them.
 
     Returns:
