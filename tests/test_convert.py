@@ -196,6 +196,7 @@ def test_the_fast_path_of_an_encoder_layer_is_off(norm_first: bool, activation: 
         assert 0 < error_of(quantized(x), model(x)) < 0.02
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")  # the float model's own
 def test_the_fast_path_of_an_encoder_with_padding_is_off() -> None:
     """Padding is what lets nn.TransformerEncoder turn its input into a nested tensor."""
     torch.manual_seed(0)
@@ -211,6 +212,7 @@ def test_the_fast_path_of_an_encoder_with_padding_is_off() -> None:
     assert error_of(result[~padding], expected[~padding]) < 0.05
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")  # the float model's own
 @pytest.mark.parametrize("left_in_float", ["layers.0", "layers.1", "layers.0.linear1"])
 def test_an_encoder_quantized_in_part_takes_padding(left_in_float: str) -> None:
     """The layers that stay in float keep their fast path; those beside them cannot have it."""

@@ -341,6 +341,7 @@ def test_gradients_pass_beside_it_and_not_through_it(compiled: bool) -> None:
 
 
 @pytest.mark.any_kernels
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # inductor's own
 def test_compiled_by_inductor_between_other_operations() -> None:
     linear, bias = quantized_linear(35, 70), floats(35)
 

@@ -41,11 +41,15 @@ def large_samples(operator: str) -> list[Sample]:
     by_axis = {axis: (scales(q.shape[axis]), zero_points(q.shape[axis])) for axis in (0, 1)}
     by_token = (scales(301, 1), zero_points(301, 1))
     one = (scales(1), zero_points(1))
+    ties = (torch.arange(-300, 300) + 0.5, torch.tensor(1.0), torch.tensor(3, dtype=torch.int32))
     calls: dict[str, list[tuple[Any, ...]]] = {
         "choose_qparams_per_tensor": [(v, 0, 255, False) for v in (x, y, x.to(BF16))],
         "choose_qparams_per_channel": [(y, axis, -128, 127, False) for axis in (0, 1)],
         "choose_qparams_per_token": [(v, 0, 255, False) for v in (y, y.to(F16))],
-        "quantize_per_tensor": [(v, *one, 0, 255, U8) for v in (y, y.to(F16), y.to(BF16))],
+        "quantize_per_tensor": [
+            *((v, *one, 0, 255, U8) for v in (y, y.to(F16), y.to(BF16))),
+            (*ties, -128, 127, torch.int8),
+        ],
         "quantize_per_channel": [(y, *by_axis[a], a, -128, 127, torch.int16) for a in (0, 1)],
         "quantize_per_token": [(y, *by_token, -128, 127, torch.int8)],
         "dequantize_per_tensor": [(v, *one) for v in (q, q.view(U8), q.int() * 9001)],
