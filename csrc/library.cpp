@@ -32,6 +32,7 @@ TORCH_LIBRARY(torchquant, m) {
   m.def("int8_matmul(Tensor a, Tensor b) -> Tensor");
   m.def("int8_matmul_packed(Tensor a, Tensor packed_weight, int out_features, Tensor? weight_sum=None) -> Tensor");
   m.def("linear_dynamic(Tensor input, Tensor packed_weight, Tensor weight_scale, Tensor weight_sum, Tensor? bias=None, str activation=\"none\") -> Tensor");
+  m.def("linear_static(Tensor input, Tensor input_scale, Tensor input_zero_point, Tensor packed_weight, Tensor weight_scale, Tensor weight_sum, Tensor? bias=None, str activation=\"none\", Tensor? output_scale=None, Tensor? output_zero_point=None, ScalarType? output_dtype=None) -> Tensor");
   m.def("active_kernels() -> str");
 }
 // clang-format on
@@ -151,6 +152,18 @@ at::Tensor linear_dynamic(const at::Tensor& input, const at::Tensor& packed_weig
                           const std::optional<at::Tensor>& bias, std::string_view activation) {
   return entry<linear_dynamic>("torchquant::linear_dynamic")
       .call(input, packed_weight, weight_scale, weight_sum, bias, activation);
+}
+
+at::Tensor linear_static(const at::Tensor& input, const at::Tensor& input_scale,
+                         const at::Tensor& input_zero_point, const at::Tensor& packed_weight,
+                         const at::Tensor& weight_scale, const at::Tensor& weight_sum,
+                         const std::optional<at::Tensor>& bias, std::string_view activation,
+                         const std::optional<at::Tensor>& output_scale,
+                         const std::optional<at::Tensor>& output_zero_point,
+                         std::optional<at::ScalarType> output_dtype) {
+  return entry<linear_static>("torchquant::linear_static")
+      .call(input, input_scale, input_zero_point, packed_weight, weight_scale, weight_sum, bias,
+            activation, output_scale, output_zero_point, output_dtype);
 }
 
 std::string active_kernels() { return entry<active_kernels>("torchquant::active_kernels").call(); }

@@ -89,7 +89,18 @@ TORCHQUANT_API at::Tensor linear_dynamic(const at::Tensor& input, const at::Tens
                                          const std::optional<at::Tensor>& bias = std::nullopt,
                                          std::string_view activation = "none");
 
-// The kernel set in use: "avx512vnni", "avx2" or "scalar" (see TORCHQUANT_KERNELS).
+// The same with the input quantized to uint8 by one given scale and zero point (one element each);
+// an int8 or uint8 input is taken as it is. With output_scale and output_zero_point the result is
+// quantized to output_dtype, uint8 or int8; otherwise it is float, of output_dtype or the input's.
+TORCHQUANT_API at::Tensor linear_static(
+    const at::Tensor& input, const at::Tensor& input_scale, const at::Tensor& input_zero_point,
+    const at::Tensor& packed_weight, const at::Tensor& weight_scale, const at::Tensor& weight_sum,
+    const std::optional<at::Tensor>& bias = std::nullopt, std::string_view activation = "none",
+    const std::optional<at::Tensor>& output_scale = std::nullopt,
+    const std::optional<at::Tensor>& output_zero_point = std::nullopt,
+    std::optional<at::ScalarType> output_dtype = std::nullopt);
+
+// The kernel set in use: "avx512vnni", "avxvnni", "avx2" or "scalar" (see TORCHQUANT_KERNELS).
 TORCHQUANT_API std::string active_kernels();
 
 namespace detail {

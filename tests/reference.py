@@ -315,7 +315,36 @@ def int8_matmul_packed(
     return int8_matmul(a, unpack_weight(packed_weight, out_features, a.shape[-1]).t())
 
 
-# linear_dynamic
+# linear
+
+
+def _linear(
+    codes: Tensor,
+    scale: Array,
+    zero_point: Array,
+    packed_weight: Tensor,
+    weight_scale: Tensor,
+    weight_sum: Tensor,
+    bias: Tensor | None,
+    activation: str,
+) -> Array:
+    """float32 [..., N] of [..., K] codes with a scale and zero point that broadcast to [..., 1]."""
+    weight = unpack_weight(packed_weight, weight_scale.numel(), codes.shape[-1])
+    accumulator = np.matmul(_int64(codes), _int64(weight).T) - zero_point * _int64(weight_sum)
+    accumulator = accumulator.astype(np.int32)  # modulo 2^32
+    with np.errstate(all="ignore"):
+        result = accumulator.astype(np.float32) * scale
+        result = result * _float32(weight_scale)
+        if bias is not None:
+            result = result + _float32(bias)
+        if activation == "relu":
+            result = np.where(result <= 0, np.float32(0), result)
+    assert result.dtype == np.float32
+    return result
+
+
+def _rounded(result: Array, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(result)).to(dtype)
 
 
 def linear_dynamic(
@@ -326,26 +355,48 @@ def linear_dynamic(
     bias: Tensor | None = None,
     activation: str = "none",
 ) -> Tensor:
-    in_features = input.shape[-1]
-    out_features = weight_scale.numel()
-    tokens = input.detach().reshape(math.prod(input.shape[:-1]), in_features)
-    scale, zero_point = choose_qparams_per_token(tokens, 0, 255, False)
-    codes = quantize_per_token(tokens, scale, zero_point, 0, 255, torch.uint8)
-    weight = unpack_weight(packed_weight, out_features, in_features)
-    accumulator = np.matmul(_int64(codes), _int64(weight).T) - _int64(zero_point) * _int64(
-        weight_sum
+    scale, zero_point = choose_qparams_per_token(input, 0, 255, False)
+    codes = quantize_per_token(input, scale, zero_point, 0, 255, torch.uint8)
+    layer = (packed_weight, weight_scale, weight_sum, bias, activation)
+    return _rounded(_linear(codes, _float32(scale), _int64(zero_point), *layer), input.dtype)
+
+
+def linear_static(
+    input: Tensor,
+    input_scale: Tensor,
+    input_zero_point: Tensor,
+    packed_weight: Tensor,
+    weight_scale: Tensor,
+    weight_sum: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    output_scale: Tensor | None = None,
+    output_zero_point: Tensor | None = None,
+    output_dtype: torch.dtype | None = None,
+) -> Tensor:
+    codes, out_dtype = input, output_dtype or torch.float32
+    if input.is_floating_point():
+        codes = quantize_per_tensor(input, input_scale, input_zero_point, 0, 255, torch.uint8)
+        out_dtype = output_dtype or input.dtype
+    result = _linear(
+        codes,
+        _float32(input_scale).reshape(()),
+        _int64(input_zero_point).reshape(()),
+        packed_weight,
+        weight_scale,
+        weight_sum,
+        bias,
+        activation,
     )
-    assert accumulator.size == 0 or np.abs(accumulator).max() < 1 << 31
-    with np.errstate(all="ignore"):
-        result = accumulator.astype(np.float32) * _float32(scale)
-        result = result * _float32(weight_scale)
-        if bias is not None:
-            result = result + _float32(bias)
-        if activation == "relu":
-            result = np.where(result <= 0, np.float32(0), result)
-    assert result.dtype == np.float32
-    return (
-        torch.from_numpy(np.ascontiguousarray(result))
-        .to(input.dtype)
-        .reshape(*input.shape[:-1], out_features)
+    if output_scale is None or output_zero_point is None:
+        return _rounded(result, out_dtype)
+    out_dtype = output_dtype or torch.uint8
+    limits = torch.iinfo(out_dtype)
+    return quantize_per_tensor(
+        _rounded(result, torch.float32),
+        output_scale,
+        output_zero_point,
+        limits.min,
+        limits.max,
+        out_dtype,
     )

@@ -137,6 +137,39 @@ def several_elements(name: str, x: Zeros) -> Wrong:
     return Wrong({name: x}, f"{message}: use the per_channel or per_token operator for more")
 
 
+def not_static_input(x: Zeros) -> Wrong:
+    message = "input must be float32, float16, bfloat16, uint8 or int8, but got"
+    return Wrong({"input": x}, f"{message} {x:dtype}: convert it with .float()")
+
+
+def several_params(name: str, x: Zeros) -> Wrong:
+    message = f"{name} must have one element, but got shape {x:shape}"
+    return Wrong({name: x}, f"{message}: static quantization is per tensor, pass 0-dim tensors")
+
+
+def alone(name: str) -> Wrong:
+    other = {"output_scale": "output_zero_point", "output_zero_point": "output_scale"}[name]
+    return Wrong(
+        {other: None},
+        f"output_scale and output_zero_point must be given together, but got only {name}: pass "
+        "both for an 8-bit result, or neither for a float one",
+    )
+
+
+def output_dtype(dtype: torch.dtype, requantized: bool) -> Wrong:
+    change: Arguments = {"output_dtype": dtype}
+    if requantized:
+        message = f"output_dtype must be uint8 or int8 with output_scale, but got {NAMES[dtype]}"
+        return Wrong(change, f"{message}: leave output_scale out for a float result")
+    change |= {"output_scale": None, "output_zero_point": None}
+    if dtype in (I8, U8):
+        message = f"output_dtype {NAMES[dtype]} needs output_scale and output_zero_point"
+        repair = "pass those of the layer that reads the result"
+        return Wrong(change, f"{message}, but got None: {repair}")
+    message = "output_dtype must be float32, float16, bfloat16, uint8 or int8, but got"
+    return Wrong(change, f"{message} {NAMES[dtype]}: pass torch.float32 and convert the result")
+
+
 def few_dims(name: str, x: Zeros, least: int = 1) -> Wrong:
     message = f"{name} must have {least} or more dimensions, but got {len(x.shape)}"
     return Wrong({name: x}, f"{message}: add them with .unsqueeze(0)")
@@ -328,6 +361,34 @@ PACKED = zeros(1, 2, 16, 4, dtype=I8)
 DEEP_PACKED = zeros(1, 16449, 16, 4, dtype=I8)
 ONE_TOO_MANY = {"out_features": 17}
 
+LAYER = {
+    "packed_weight": PACKED,
+    "weight_scale": zeros(3),
+    "weight_sum": zeros(3, dtype=I32),
+    "bias": zeros(3),
+}
+OF_A_LAYER = [
+    *none("input", "packed_weight", "weight_scale", "weight_sum"),
+    few_dims("input", zeros()),
+    packed_shape({"input": zeros(2, 9)}, "packed_weight", [1, 3, 16, 4], [1, 2, 16, 4]),
+    not_int8("packed_weight", zeros(1, 2, 16, 4), "pass what pack_weight returned"),
+    packed_shape({"packed_weight": zeros(3, 5, dtype=I8)}, "packed_weight", [1, 2, 16, 4], [3, 5]),
+    packed_shape({"weight_scale": zeros(17)}, "packed_weight", [2, 2, 16, 4], [1, 2, 16, 4]),
+    dtype_of("weight_scale", zeros(3, dtype=F16), F32),
+    shape_of("weight_scale", zeros(3, 1), [3], FEATURE),
+    dtype_of("weight_sum", zeros(3), I32),
+    shape_of("weight_sum", zeros(4, dtype=I32), [3], SUM),
+    dtype_of("bias", zeros(3, dtype=F16), F32),
+    *(shape_of("bias", zeros(*s), [3], FEATURE) for s in [(4,), (1,), (1, 3)]),
+    activation("gelu"),
+    activation("ReLU"),
+    activation(""),
+    device_of("packed_weight", PACKED, "input"),
+    device_of("weight_scale", zeros(3), "input"),
+    device_of("weight_sum", zeros(3, dtype=I32), "input"),
+    device_of("bias", zeros(3), "input"),
+]
+
 # Of every operator, a right call and what is wrong with others.
 _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     "choose_qparams_per_tensor": (choose(), [*FLOAT_INPUT, *RANGE, *SYMMETRIC]),
@@ -492,40 +553,60 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
         ],
     ),
     "linear_dynamic": (
-        {
-            "input": zeros(2, 5),
-            "packed_weight": PACKED,
-            "weight_scale": zeros(3),
-            "weight_sum": zeros(3, dtype=I32),
-            "bias": zeros(3),
-        },
+        {"input": zeros(2, 5), **LAYER},
         [
-            *none("input", "packed_weight", "weight_scale", "weight_sum"),
             not_float("input", zeros(2, 5, dtype=F64)),
             not_float("input", zeros(2, 5, dtype=I8)),
-            few_dims("input", zeros()),
-            packed_shape({"input": zeros(2, 9)}, "packed_weight", [1, 3, 16, 4], [1, 2, 16, 4]),
-            not_int8("packed_weight", zeros(1, 2, 16, 4), "pass what pack_weight returned"),
-            packed_shape(
-                {"packed_weight": zeros(3, 5, dtype=I8)}, "packed_weight", [1, 2, 16, 4], [3, 5]
-            ),
-            packed_shape(
-                {"weight_scale": zeros(17)}, "packed_weight", [2, 2, 16, 4], [1, 2, 16, 4]
-            ),
-            dtype_of("weight_scale", zeros(3, dtype=F16), F32),
-            shape_of("weight_scale", zeros(3, 1), [3], FEATURE),
-            dtype_of("weight_sum", zeros(3), I32),
-            shape_of("weight_sum", zeros(4, dtype=I32), [3], SUM),
-            dtype_of("bias", zeros(3, dtype=F16), F32),
-            *(shape_of("bias", zeros(*s), [3], FEATURE) for s in [(4,), (1,), (1, 3)]),
-            activation("gelu"),
-            activation("ReLU"),
-            activation(""),
-            device_of("packed_weight", PACKED, "input"),
-            device_of("weight_scale", zeros(3), "input"),
-            device_of("weight_sum", zeros(3, dtype=I32), "input"),
-            device_of("bias", zeros(3), "input"),
+            *OF_A_LAYER,
             deep(65793, 65796, {"input": zeros(1, 65796), "packed_weight": DEEP_PACKED}),
+        ],
+    ),
+    "linear_static": (
+        {
+            "input": zeros(2, 5),
+            "input_scale": zeros(),
+            "input_zero_point": zeros(dtype=I32),
+            **LAYER,
+            "output_scale": zeros(),
+            "output_zero_point": zeros(dtype=I32),
+        },
+        [
+            not_static_input(zeros(2, 5, dtype=F64)),
+            not_static_input(zeros(2, 5, dtype=I32)),
+            *none("input_scale", "input_zero_point"),
+            *(
+                wrong
+                for name, dtype in [
+                    ("input_scale", F32),
+                    ("input_zero_point", I32),
+                    ("output_scale", F32),
+                    ("output_zero_point", I32),
+                ]
+                for wrong in [
+                    several_params(name, zeros(0, dtype=dtype)),
+                    several_params(name, zeros(3, dtype=dtype)),
+                    dtype_of(name, zeros(dtype=F64), dtype),
+                    device_of(name, zeros(dtype=dtype), "input"),
+                ]
+            ),
+            *OF_A_LAYER,
+            alone("output_scale"),
+            alone("output_zero_point"),
+            output_dtype(F32, requantized=True),
+            output_dtype(I16, requantized=True),
+            output_dtype(U8, requantized=False),
+            output_dtype(I8, requantized=False),
+            output_dtype(I32, requantized=False),
+            output_dtype(F64, requantized=False),
+            deep(65793, 65796, {"input": zeros(1, 65796), "packed_weight": DEEP_PACKED}),
+            deep(
+                131071,
+                131072,
+                {
+                    "input": zeros(1, 131072, dtype=I8),
+                    "packed_weight": zeros(1, 32768, 16, 4, dtype=I8),
+                },
+            ),
         ],
     ),
 }

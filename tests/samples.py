@@ -276,6 +276,30 @@ def _linear_dynamic() -> list[Sample]:
     ]
 
 
+def _linear_static() -> list[Sample]:
+    linear, bias = quantized_linear(35, 70), floats(35, seed=3)
+    scale, zero = torch.tensor(0.037), torch.tensor(131, dtype=I32)
+    to = (torch.tensor(1.3), torch.tensor(101, dtype=I32))
+    signed = (torch.tensor([1.7]), torch.tensor([-3], dtype=I32))
+    return [
+        Sample("bias", (floats(9, 70), scale, zero, *linear, bias)),
+        Sample(
+            "half-to-bfloat16-relu",
+            (floats(6, 70, dtype=F16), scale, zero, *linear, bias, "relu", None, None, BF16),
+        ),
+        Sample(
+            "uint8-to-uint8", (bytes_(2, 3, 70, dtype=U8), scale, zero, *linear, bias, "none", *to)
+        ),
+        Sample(
+            "int8-to-int8-relu", (bytes_(7, 70), scale, -zero, *linear, None, "relu", *signed, I8)
+        ),
+        Sample("bfloat16", (floats(6, 70, dtype=BF16), scale[None], zero[None], *linear)),
+        Sample("transposed-int8", (bytes_(70, 4).t(), scale, zero, *linear, bias)),
+        Sample("one-row", (floats(70), scale, zero, *linear, bias, "relu", *to, U8)),
+        Sample("no-rows", (floats(0, 70), scale, zero, *linear, bias)),
+    ]
+
+
 _SAMPLES = {
     "choose_qparams_per_tensor": _choose_qparams_per_tensor,
     "choose_qparams_per_channel": _choose_qparams_per_channel,
@@ -294,6 +318,7 @@ _SAMPLES = {
     "unpack_weight": _unpack_weight,
     "int8_matmul_packed": _int8_matmul_packed,
     "linear_dynamic": _linear_dynamic,
+    "linear_static": _linear_static,
 }
 OPERATORS = tuple(_SAMPLES)
 

@@ -15,7 +15,7 @@ from samples import OPERATORS
 
 import torchquant
 
-SETS = ("avx512vnni", "avx2", "scalar")  # best first
+SETS = ("avx512vnni", "avxvnni", "avx2", "scalar")  # best first
 
 
 def python(*arguments: str, kernels: str | None) -> subprocess.CompletedProcess[str]:

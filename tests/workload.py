@@ -74,6 +74,13 @@ def large_samples(operator: str) -> list[Sample]:
             for rows in (1, 3, 131)
             for activation in ("none", "relu")
         ],
+        "linear_static": [
+            (tokens.to(dtype)[:rows], *one, *linear, bias, activation, *to)
+            for dtype in (torch.float32, F16, BF16)
+            for rows in (1, 3, 131)
+            for activation, *to in [("none",), ("relu", *one), ("none", *one, torch.int8)]
+        ]
+        + [(bytes_(131, 517, dtype=dtype), *one, *linear, bias) for dtype in (torch.int8, U8)],
     }
     return [Sample(f"large-{i}", arguments) for i, arguments in enumerate(calls[operator])]
 

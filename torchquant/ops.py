@@ -343,8 +343,66 @@ def linear_dynamic(
     return result
 
 
+def linear_static(
+    input: Tensor,
+    input_scale: Tensor,
+    input_zero_point: Tensor,
+    packed_weight: Tensor,
+    weight_scale: Tensor,
+    weight_sum: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    output_scale: Tensor | None = None,
+    output_zero_point: Tensor | None = None,
+    output_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``activation(input @ weight.t() + bias)`` in INT8 with a scale known beforehand.
+
+    A float input is quantized as :func:`quantize_per_tensor` does on [0, 255]; an int8 or uint8
+    input is taken as it is. With the exact integer sum ``acc``
+    ``y = float(acc - input_zero_point * weight_sum) * input_scale * weight_scale + bias``, left to
+    right, each step rounded to float32. With output_scale and output_zero_point, ``y`` is quantized
+    once more, over the whole range of output_dtype: what the next linear_static takes as it is.
+
+    Args:
+        input: Float, int8 or uint8 ``[..., K]``.
+        input_scale: float32, one element.
+        input_zero_point: int32, one element.
+        packed_weight: :func:`pack_weight` of the int8 weight ``[N, K]``.
+        weight_scale: float32 ``[N]``.
+        weight_sum: int32 ``[N]``, the sum of each row of the int8 weight.
+        bias: float32 ``[N]``, or None.
+        activation: "none" or "relu".
+        output_scale: float32, one element, for an 8-bit result; None for a float one.
+        output_zero_point: int32, one element; given where output_scale is.
+        output_dtype: uint8 (the default) or int8 with output_scale; float32, float16 or bfloat16
+            without, by default that of a float input, or float32.
+
+    Returns:
+        ``[..., N]`` of output_dtype.
+
+    Raises:
+        RuntimeError: a dtype, shape or device that differs from the above, an output_dtype that
+            does not go with output_scale, or K above 65,793 (131,071 where input is int8).
+    """
+    result: Tensor = _ops.linear_static(
+        input,
+        input_scale,
+        input_zero_point,
+        packed_weight,
+        weight_scale,
+        weight_sum,
+        bias,
+        activation,
+        output_scale,
+        output_zero_point,
+        output_dtype,
+    )
+    return result
+
+
 def active_kernels() -> str:
-    """The kernel set in use: "avx512vnni", "avx2" or "scalar".
+    """The kernel set in use: "avx512vnni", "avxvnni", "avx2" or "scalar".
 
     The environment variable TORCHQUANT_KERNELS, read once at the first operator call, selects a
     lesser set than the machine's best.

@@ -34,27 +34,33 @@ struct ErrorSums {
   double signal;
 };
 
-enum class Output { i32, f32, f16, bf16 };
+enum class Output { i32, f32, f16, bf16, i8, u8 };
 
-// What becomes of the int32 sums of a matmul. With s = sum - row_zero_point[m] * weight_sum[n]:
-// Output::i32 stores s + row_offset[m]; the floats store
-// activation(float(s) * row_scale[m] * weight_scale[n] + bias[n]).
-// Null pointers leave their term out: row_zero_point, row_offset and bias.
+// What becomes of the int32 sums of a matmul, all of it modulo 2^32 until it is a float. With
+// s = sum - row_zero_point[m] * weight_sum[n] + row_offset[m]: Output::i32 stores s; the floats
+// store y = activation(float(s) * row_scale[m] * weight_scale[n] + bias[n]); i8 and u8 store y
+// quantized with `requantize`. Null pointers leave their term out: row_zero_point, row_offset and
+// bias. row_zero_point and row_scale advance by row_step, 0 or 1, from row to row.
 struct Epilogue {
   const int32_t* row_zero_point;
+  const float* row_scale;
+  int64_t row_step;
   const int32_t* row_offset;
   const int32_t* weight_sum;
-  const float* row_scale;
   const float* weight_scale;
   const float* bias;
   bool relu;
   Output type;
+  QuantizeParams requantize;
 };
 
-// rows x columns outputs: prepared activations (see MatmulKernels) against the panels
-// [first_panel, last_panel) of a packed weight [ceil(columns / 16), quads, 16, 4].
+// rows x columns outputs: activations of quads * kQuad values, laid out as MatmulKernels wants
+// them, rows activation_stride bytes apart, against the panels [first_panel, last_panel) of a
+// packed weight [ceil(columns / 16), quads, 16, 4]. `weight` is that of panel first_panel.
 struct MatmulSpan {
   const void* activations;
+  int64_t activation_stride;
+  bool is_signed;
   int64_t rows;
   int64_t quads;
   const int8_t* weight;
@@ -63,6 +69,22 @@ struct MatmulSpan {
   int64_t columns;
   Epilogue epilogue;
   void* out;
+  int64_t out_stride;
+};
+
+// The same product with a weight as torch.nn.Linear holds it, `columns` rows of depth bytes: for so
+// few rows that packing it would cost more than multiplying.
+struct UnpackedSpan {
+  const void* activations;
+  int64_t activation_stride;
+  bool is_signed;
+  int64_t rows;
+  int64_t depth;
+  const void* weight;
+  int64_t weight_stride;
+  bool weight_is_signed;
+  int64_t columns;
+  int32_t* out;
   int64_t out_stride;
 };
 
@@ -94,24 +116,33 @@ struct ErrorKernels {
   ErrorSums (*f64)(const double* original, const double* approximation, int64_t n);
 };
 
-// Activations are read many times, so each row is first laid out as the kernel likes it:
-// quads * kQuad values of activation_bytes bytes, zero padded. The product then sees int8
-// activations greater by signed_offset (128 where the instruction wants unsigned bytes), and uint8
-// ones as they are.
+// An activation is laid out as activation_bytes bytes. Where that is 1, rows of bytes whose count is
+// a multiple of kQuad are multiplied where they lie; otherwise, and always where it is 2, a row is
+// first prepared: quads * kQuad values, zero padded. The product then sees int8 activations greater
+// by signed_offset (128 where the instruction wants unsigned bytes), and uint8 ones as they are.
 struct MatmulKernels {
   int64_t activation_bytes;
   int32_t signed_offset;
+  // Products that keep a thread busy for some 3 us, about what it takes to wake one.
+  int64_t products_per_thread;
   void (*prepare_row)(const void* row, bool is_signed, int64_t k, void* prepared);
+  // A row of k floats as uint8 codes, prepared: with given params; with the row's own affine ones.
+  void (*quantize_row)(const void* x, Float type, int64_t k, QuantizeParams params, void* prepared);
+  QParams (*quantize_token)(const void* x, Float type, int64_t k, void* prepared);
   void (*multiply)(const MatmulSpan& span);
+  // For at most unpacked_rows rows; null, with 0 rows, where packing is as fast.
+  int64_t unpacked_rows;
+  void (*multiply_unpacked)(const UnpackedSpan& span);
 };
 
 // A packed weight is [ceil(N / kPanel), ceil(K / kQuad), kPanel, kQuad], zero padded; a panel is
-// one of its first dimension. pack takes `columns` <= kPanel columns of k bytes at any strides,
-// adds `flip` to each (0, or 128 modulo 256 to make uint8 signed), and stores the sum of each
-// column. unpack writes them back, k bytes a column.
+// one of its first dimension. pack takes `columns` <= kPanel columns of k bytes at any strides and
+// adds `flip` to each (0, or 128 modulo 256 to make uint8 signed). sum adds up each of the kPanel
+// columns of a panel. unpack writes the columns back, k bytes each.
 struct PackKernels {
   void (*pack)(const int8_t* weight, int64_t column_stride, int64_t k_stride, int64_t columns,
-               int64_t k, uint8_t flip, int8_t* panel, int32_t* sums);
+               int64_t k, uint8_t flip, int8_t* panel);
+  void (*sum)(const int8_t* panel, int64_t quads, int32_t* sums);
   void (*unpack)(const int8_t* panel, int64_t columns, int64_t k, int8_t* weight);
 };
 
@@ -149,8 +180,8 @@ extern const RangeKernels range_scalar, range_avx2, range_avx512;
 extern const QuantizeKernels quantize_scalar, quantize_avx2, quantize_avx512;
 extern const DequantizeKernels dequantize_scalar, dequantize_avx2, dequantize_avx512;
 extern const ErrorKernels error_scalar, error_avx2, error_avx512;
-extern const MatmulKernels matmul_scalar, matmul_avx2, matmul_avx512vnni;
-extern const PackKernels pack_scalar;
+extern const MatmulKernels matmul_scalar, matmul_avx2, matmul_avxvnni, matmul_avx512vnni;
+extern const PackKernels pack_scalar, pack_avx2, pack_avx512;
 extern const BitsKernels bits_scalar;
 
 }  // namespace torchquant::kernels

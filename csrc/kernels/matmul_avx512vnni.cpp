@@ -1,78 +1,138 @@
-// The int8 matmul in AVX-512 VNNI: vpdpbusd adds four products of an unsigned and a signed byte to
-// each int32, modulo 2^32.
+// The int8 matmul in AVX-512 VNNI: vpdpbusd on 512 bits, one row of a packed panel.
 #include "simd_avx512.h"
 // Simd first: the kernels are written in it.
-#include "matmul_simd.h"
+#include "range_simd.h"
 
 namespace torchquant::kernels {
 namespace {
 
-// 6 rows x 4 panels are 24 accumulators; 4 weights and 1 activation leave 3 of 32 registers free.
-constexpr int kRows = 6;
-constexpr int kPanels = 4;
-constexpr int64_t kActivationBytes = 1;
-constexpr int32_t kSignedOffset = 128;  // int8 as an unsigned byte: the sign bit flipped
+// 6 rows x 4 panels are 24 accumulators; 4 weights, 1 activation and the flip leave 2 of 32
+// registers free. 16 rows x 1 panel need 17 loads for 16 products, at two of each a cycle.
+struct Vnni {
+  using V = __m512i;
+  static constexpr int64_t bytes = 64;
+  static constexpr int vectors = 1;  // of a panel's row
+  static constexpr int accumulators = 24;
+  static constexpr int max_rows = 16;
+  static constexpr int block_rows = 6;
 
-inline void prepare_row(const void* row, bool is_signed, int64_t k, void* prepared) {
-  const int64_t padded = (k + kQuad - 1) / kQuad * kQuad;
-  const __m512i flip = _mm512_set1_epi8(is_signed ? -128 : 0);
-  for (int64_t i = 0; i < padded; i += 64) {
-    const int64_t count = k - i < 64 ? k - i : 64;
-    const int64_t stored = padded - i < 64 ? padded - i : 64;
-    const __m512i bytes = _mm512_maskz_loadu_epi8(~__mmask64{0} >> (64 - count), at<char>(row, i));
-    _mm512_mask_storeu_epi8(at<char>(prepared, i), ~__mmask64{0} >> (64 - stored),
-                            _mm512_xor_si512(bytes, flip));
+  static V zero() { return _mm512_setzero_si512(); }
+  static V all(int32_t byte) { return _mm512_set1_epi8(static_cast<char>(byte)); }
+  static V load(const int8_t* p) { return _mm512_loadu_si512(p); }
+  // One instruction: vpxord takes its operand from memory and broadcasts it.
+  static V broadcast(const uint8_t* quad, V flip) {
+    return _mm512_xor_si512(_mm512_set1_epi32(kernels::load<int32_t>(quad, 0)), flip);
   }
+  static V dot(V sums, V unsigned_bytes, V signed_bytes) {
+    return _mm512_dpbusd_epi32(sums, unsigned_bytes, signed_bytes);
+  }
+};
+
+}  // namespace
+}  // namespace torchquant::kernels
+
+#include "matmul_vnni.h"
+
+namespace torchquant::kernels {
+namespace {
+
+constexpr int64_t kProductsPerThread = int64_t{1} << 20;  // 550 per ns
+
+// The rows of both sides lie along the depth: 64 products of each pair are added into 16 sums, and
+// these at the end. Only for 4 rows: with more, packing costs less than the loads of each pair.
+constexpr int kUnpackedRows = 4;
+constexpr int kUnpackedColumns = 4;
+constexpr int64_t kStep = 64;
+
+inline __m512i first_bytes(const void* p, int64_t count) {
+  return _mm512_maskz_loadu_epi8(~__mmask64{0} >> (kStep - count), p);
 }
 
-template <int R, int P>
-void multiply_tile(const MatmulSpan& s, int64_t first_row, int64_t panel) {
-  const uint8_t* rows = at<uint8_t>(s.activations, first_row * s.quads * kQuad);
-  const int64_t row_stride = s.quads * kQuad;
-  const int64_t panel_stride = s.quads * kPanelRow;
-  const int8_t* weight = panel_of(s, panel);
-  __m512i sums[R][P];
-#pragma GCC unroll 6
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) sums[i][p] = _mm512_setzero_si512();
+inline int32_t sum_of(const void* row, bool is_signed, int64_t depth) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i sums = _mm512_setzero_si512();
+  for (int64_t k = 0; k < depth; k += kStep) {
+    const __m512i bytes = first_bytes(at<char>(row, k), depth - k < kStep ? depth - k : kStep);
+    sums = is_signed ? _mm512_dpbusd_epi32(sums, ones, bytes)
+                     : _mm512_dpbusd_epi32(sums, bytes, ones);
   }
-  for (int64_t quad = 0; quad < s.quads; ++quad, weight += kPanelRow, rows += kQuad) {
-    __m512i weights[P];
+  return _mm512_reduce_add_epi32(sums);
+}
+
+// The unsigned operand is an unsigned activation, or else the weight; `flip` gives the weight the
+// other signedness where it has that of the activations. Activations behind the end are zero.
+template <bool Signed, int R, int C>
+inline void add_products(const UnpackedSpan& s, int64_t n, int64_t k, int64_t count,
+                         __m512i flip, __m512i (&sums)[R][C]) {
+  __m512i rows[R];
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) weights[p] = _mm512_loadu_si512(weight + p * panel_stride);
-#pragma GCC unroll 6
-    for (int i = 0; i < R; ++i) {
-      const __m512i activation = _mm512_set1_epi32(load_int32(rows + i * row_stride));
+  for (int r = 0; r < R; ++r) {
+    rows[r] = first_bytes(at<char>(s.activations, r * s.activation_stride + k), count);
+  }
 #pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-        sums[i][p] = _mm512_dpbusd_epi32(sums[i][p], activation, weights[p]);
-      }
+  for (int c = 0; c < C; ++c) {
+    const void* weight = at<char>(s.weight, (n + c) * s.weight_stride + k);
+    const __m512i column = _mm512_xor_si512(first_bytes(weight, count), flip);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      sums[r][c] = Signed ? _mm512_dpbusd_epi32(sums[r][c], column, rows[r])
+                          : _mm512_dpbusd_epi32(sums[r][c], rows[r], column);
     }
   }
-  finish_tile(s, first_row, panel * kPanel, sums);
 }
 
-using Tile = void (*)(const MatmulSpan&, int64_t first_row, int64_t panel);
-
-template <int P>
-constexpr Tile kTiles[kRows] = {multiply_tile<1, P>, multiply_tile<2, P>, multiply_tile<3, P>,
-                                multiply_tile<4, P>, multiply_tile<5, P>, multiply_tile<6, P>};
-
-constexpr const Tile* kTilesOfPanels[kPanels] = {kTiles<1>, kTiles<2>, kTiles<3>, kTiles<4>};
-
-// A group of panels stays in L2 while all rows pass over it.
-void multiply(const MatmulSpan& s) {
-  for (int64_t panel = s.first_panel; panel < s.last_panel; panel += kPanels) {
-    const int64_t panels = s.last_panel - panel < kPanels ? s.last_panel - panel : kPanels;
-    for_each_row_block(s.rows, kRows, [&](int64_t first, int64_t count) {
-      kTilesOfPanels[panels - 1][count - 1](s, first, panel);
-    });
+template <bool Signed, int R, int C>
+inline void multiply_columns(const UnpackedSpan& s, int64_t n, const int32_t* offsets) {
+  const __m512i flip = _mm512_set1_epi8(Signed == s.weight_is_signed ? -128 : 0);
+  __m512i sums[R][C];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sums[r][c] = _mm512_setzero_si512();
   }
+  int64_t k = 0;
+  for (; k + kStep <= s.depth; k += kStep) add_products<Signed>(s, n, k, kStep, flip, sums);
+  if (k < s.depth) add_products<Signed>(s, n, k, s.depth - k, flip, sums);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const int32_t sum = subtract_product(_mm512_reduce_add_epi32(sums[r][c]), offsets[r], -1);
+      store(s.out, r * s.out_stride + n + c, sum);
+    }
+  }
+}
+
+template <bool Signed, int R>
+void multiply_rows(const UnpackedSpan& s) {
+  // What the flip added to the weight, or took from it, times the activations.
+  const int32_t flipped = Signed != s.weight_is_signed ? 0 : Signed ? -128 : 128;
+  int32_t offsets[R];
+  for (int r = 0; r < R; ++r) {
+    const void* row = at<char>(s.activations, r * s.activation_stride);
+    offsets[r] = flipped == 0 ? 0 : subtract_product(0, -flipped, sum_of(row, Signed, s.depth));
+  }
+  int64_t n = 0;
+  for (; n + kUnpackedColumns <= s.columns; n += kUnpackedColumns) {
+    multiply_columns<Signed, R, kUnpackedColumns>(s, n, offsets);
+  }
+  for (; n < s.columns; ++n) multiply_columns<Signed, R, 1>(s, n, offsets);
+}
+
+using Unpacked = void (*)(const UnpackedSpan&);
+
+template <bool Signed>
+constexpr Unpacked kUnpacked[kUnpackedRows] = {multiply_rows<Signed, 1>, multiply_rows<Signed, 2>,
+                                               multiply_rows<Signed, 3>, multiply_rows<Signed, 4>};
+
+void multiply_unpacked(const UnpackedSpan& s) {
+  (s.is_signed ? kUnpacked<true> : kUnpacked<false>)[s.rows - 1](s);
 }
 
 }  // namespace
 
-const MatmulKernels matmul_avx512vnni = {kActivationBytes, kSignedOffset, prepare_row, multiply};
+const MatmulKernels matmul_avx512vnni = {
+    kActivationBytes, kSignedOffset, kProductsPerThread, prepare_row,      quantize_row,
+    quantize_token,   multiply,      kUnpackedRows,      multiply_unpacked};
 
 }  // namespace torchquant::kernels

@@ -1,24 +1,27 @@
-// The packed weight layout, written and read.
+// The packed weight layout, written and read one byte at a time: the definition of the others.
 #include "element.h"
 
 namespace torchquant::kernels {
 namespace {
 
 void pack(const int8_t* weight, int64_t column_stride, int64_t k_stride, int64_t columns, int64_t k,
-          uint8_t flip, int8_t* panel, int32_t* sums) {
-  const int64_t padded = (k + kQuad - 1) / kQuad * kQuad;
-  int32_t totals[kPanel] = {};
-  memset(panel, 0, static_cast<size_t>(padded * kPanel));
+          uint8_t flip, int8_t* panel) {
+  const int64_t quads = (k + kQuad - 1) / kQuad;
+  memset(panel, 0, static_cast<size_t>(quads * kPanel * kQuad));
   for (int64_t i = 0; i < k; ++i) {
     const int8_t* row = weight + i * k_stride;
     int8_t* slots = panel + i / kQuad * kPanel * kQuad + i % kQuad;
     for (int64_t n = 0; n < columns; ++n) {
-      const auto value = static_cast<int8_t>(static_cast<uint8_t>(row[n * column_stride]) + flip);
-      slots[n * kQuad] = value;
-      totals[n] += value;
+      const uint8_t byte = static_cast<uint8_t>(row[n * column_stride]);
+      slots[n * kQuad] = static_cast<int8_t>(byte + flip);
     }
   }
-  for (int64_t n = 0; n < columns; ++n) sums[n] = totals[n];
+}
+
+void sum(const int8_t* panel, int64_t quads, int32_t* sums) {
+  int32_t totals[kPanel] = {};
+  for (int64_t i = 0; i < quads * kPanel * kQuad; ++i) totals[i / kQuad % kPanel] += panel[i];
+  memcpy(sums, totals, sizeof(totals));
 }
 
 void unpack(const int8_t* panel, int64_t columns, int64_t k, int8_t* weight) {
@@ -31,6 +34,6 @@ void unpack(const int8_t* panel, int64_t columns, int64_t k, int8_t* weight) {
 
 }  // namespace
 
-const PackKernels pack_scalar = {pack, unpack};
+const PackKernels pack_scalar = {pack, sum, unpack};
 
 }  // namespace torchquant::kernels

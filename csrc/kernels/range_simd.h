@@ -45,7 +45,7 @@ inline Range range_of(const T* x, int64_t n) {
 }
 
 inline Range range_span(const void* x, Float type, int64_t n) {
-  Range range;
+  Range range = kEmptyRange;
   with_type(type, [&](auto element) { range = range_of(at<decltype(element)>(x, 0), n); });
   return range;
 }

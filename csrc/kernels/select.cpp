@@ -13,9 +13,11 @@ const Kernels kScalar = {"scalar",     range_scalar,  quantize_scalar, dequantiz
                          error_scalar, matmul_scalar, pack_scalar,     bits_scalar};
 #if defined(__x86_64__)
 const Kernels kAvx2 = {"avx2",     range_avx2,  quantize_avx2, dequantize_avx2,
-                       error_avx2, matmul_avx2, pack_scalar,   bits_scalar};
+                       error_avx2, matmul_avx2, pack_avx2,     bits_scalar};
+const Kernels kAvxVnni = {"avxvnni",  range_avx2,     quantize_avx2, dequantize_avx2,
+                          error_avx2, matmul_avxvnni, pack_avx2,     bits_scalar};
 const Kernels kAvx512Vnni = {"avx512vnni", range_avx512,      quantize_avx512, dequantize_avx512,
-                             error_avx512, matmul_avx512vnni, pack_scalar,     bits_scalar};
+                             error_avx512, matmul_avx512vnni, pack_avx512,     bits_scalar};
 #endif
 
 struct Candidate {
@@ -29,6 +31,8 @@ bool always() { return true; }
 // __builtin_cpu_supports asks the processor (cpuid) and the operating system (xgetbv).
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }
 
+bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+
 bool has_avx512vnni() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -40,6 +44,7 @@ bool has_avx512vnni() {
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {kAvx512Vnni, has_avx512vnni},
+    {kAvxVnni, has_avxvnni},
     {kAvx2, has_avx2},
 #endif
     {kScalar, always},

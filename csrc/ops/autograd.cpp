@@ -22,6 +22,7 @@ TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
   m.impl("int8_matmul", torch::CppFunction::makeFallthrough());
   m.impl("int8_matmul_packed", torch::CppFunction::makeFallthrough());
   m.impl("linear_dynamic", torch::CppFunction::makeFallthrough());
+  m.impl("linear_static", torch::CppFunction::makeFallthrough());
 }
 
 }  // namespace torchquant::ops

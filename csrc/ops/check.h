@@ -9,6 +9,7 @@
 #include <c10/core/WrapDimMinimal.h>
 #include <c10/util/Exception.h>
 
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -72,9 +73,8 @@ inline void check_min_dim(const Tensor& tensor, const char* name, int64_t least)
               tensor.dim(), ": add them with .unsqueeze(0)");
 }
 
-inline void check_shape(const Tensor& tensor, const char* name, const SymShape& shape,
+inline void check_shape(const Tensor& tensor, const char* name, c10::SymIntArrayRef wanted,
                         const char* meaning, const char* mend) {
-  const c10::SymIntArrayRef wanted(shape);
   const auto given = tensor.sym_sizes();
   TORCH_CHECK(given.size() == wanted.size(), name, " must have shape ", wanted, ", ", meaning,
               ", but got ", given, ": ", mend);
@@ -94,7 +94,7 @@ inline void check_same_device(const Tensor& tensor, const char* name, const Tens
 
 // `tensor` goes with `owner`: on its device, of this dtype, and of exactly this shape.
 inline void check_companion(const Tensor& tensor, const char* name, const Tensor& owner,
-                            const char* owner_name, ScalarType dtype, const SymShape& shape,
+                            const char* owner_name, ScalarType dtype, c10::SymIntArrayRef shape,
                             const char* meaning) {
   check_same_device(tensor, name, owner, owner_name);
   TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype_name(dtype), ", but got ",
@@ -165,16 +165,20 @@ inline SymShape token_shape(const Tensor& input) {
   return shape;
 }
 
+// One value that goes with input, of any shape.
+inline void check_one_element(const Tensor& tensor, const char* name, const Tensor& input,
+                              ScalarType dtype, const char* mend) {
+  check_defined(tensor, name);
+  TORCH_SYM_CHECK(sym_eq(tensor.sym_numel(), 1), name, " must have one element, but got shape ",
+                  tensor.sym_sizes(), ": ", mend);
+  check_companion(tensor, name, input, "input", dtype, tensor.sym_sizes(), "its own");
+}
+
 inline void check_qparams_per_tensor(const Tensor& input, const Tensor& scale,
                                      const Tensor& zero_point) {
-  for (const auto& [tensor, name] : {std::pair{&scale, "scale"}, {&zero_point, "zero_point"}}) {
-    check_defined(*tensor, name);
-    TORCH_SYM_CHECK(sym_eq(tensor->sym_numel(), 1), name, " must have one element, but got shape ",
-                    tensor->sym_sizes(), ": use the per_channel or per_token operator for more");
-  }
-  check_companion(scale, "scale", input, "input", at::kFloat, scale.sym_sizes().vec(), "its own");
-  check_companion(zero_point, "zero_point", input, "input", at::kInt, zero_point.sym_sizes().vec(),
-                  "its own");
+  const char* mend = "use the per_channel or per_token operator for more";
+  check_one_element(scale, "scale", input, at::kFloat, mend);
+  check_one_element(zero_point, "zero_point", input, at::kInt, mend);
 }
 
 inline void check_qparams_per_channel(const Tensor& input, const Tensor& scale,
@@ -222,7 +226,7 @@ inline void check_quantization_error(const Tensor& original, const Tensor& appro
                 dtype_name(tensor->scalar_type()), ": dequantize it first");
   }
   check_companion(approximation, "approximation", original, "original", approximation.scalar_type(),
-                  original.sym_sizes().vec(), "that of original");
+                  original.sym_sizes(), "that of original");
   TORCH_SYM_CHECK(original.sym_numel().sym_gt(0), "original must not be empty, but got shape ",
                   original.sym_sizes(), ": an error of no values is not defined");
 }
@@ -270,7 +274,7 @@ inline void check_features(int64_t features, const char* name) {
 }
 
 // [ceil(N / 16), ceil(K / 4), 16, 4]
-inline SymShape packed_shape(const c10::SymInt& out_features, const c10::SymInt& in_features) {
+inline std::array<c10::SymInt, 4> packed_shape(const c10::SymInt& out_features, const c10::SymInt& in_features) {
   return {(out_features + 15) / 16, (in_features + 3) / 4, 16, 4};
 }
 
@@ -350,10 +354,11 @@ inline bool check_activation(std::string_view activation) {
   return activation == "relu";
 }
 
-inline void check_linear_dynamic(const Tensor& input, const Tensor& packed_weight,
-                                 const Tensor& weight_scale, const Tensor& weight_sum,
-                                 const std::optional<Tensor>& bias, std::string_view activation) {
-  check_float(input, "input");
+// What the linear operators have in common: a layer of [out_features, in_features], the latter as
+// the input has them, and what comes after its product.
+inline void check_layer(const Tensor& input, const Tensor& packed_weight,
+                        const Tensor& weight_scale, const Tensor& weight_sum,
+                        const std::optional<Tensor>& bias, std::string_view activation) {
   check_min_dim(input, "input", 1);
   check_defined(weight_scale, "weight_scale");
   const c10::SymInt out_features = weight_scale.sym_numel();
@@ -361,13 +366,64 @@ inline void check_linear_dynamic(const Tensor& input, const Tensor& packed_weigh
                   "one for each output feature");
   check_same_device(packed_weight, "packed_weight", input, "input");
   check_packed_weight(packed_weight, "packed_weight", out_features, input.sym_size(-1));
-  check_depth(input.sym_size(-1), false, true);
+  check_depth(input.sym_size(-1), input.scalar_type() == at::kChar, true);
   check_weight_sum(weight_sum, input, "input", out_features);
   if (bias) {
     check_companion(*bias, "bias", input, "input", at::kFloat, {out_features},
                     "one for each output feature");
   }
   check_activation(activation);
+}
+
+inline void check_linear_dynamic(const Tensor& input, const Tensor& packed_weight,
+                                 const Tensor& weight_scale, const Tensor& weight_sum,
+                                 const std::optional<Tensor>& bias, std::string_view activation) {
+  check_float(input, "input");
+  check_layer(input, packed_weight, weight_scale, weight_sum, bias, activation);
+}
+
+// The dtype of linear_static's result.
+inline ScalarType check_output_dtype(const Tensor& input, bool requantized,
+                                     std::optional<ScalarType> output_dtype) {
+  if (requantized) {
+    const ScalarType dtype = output_dtype.value_or(at::kByte);
+    TORCH_CHECK(is_byte(dtype), "output_dtype must be uint8 or int8 with output_scale, but got ",
+                dtype_name(dtype), ": leave output_scale out for a float result");
+    return dtype;
+  }
+  const ScalarType dtype =
+      output_dtype.value_or(is_float(input.scalar_type()) ? input.scalar_type() : at::kFloat);
+  TORCH_CHECK(!is_byte(dtype), "output_dtype ", dtype_name(dtype),
+              " needs output_scale and output_zero_point, but got None: pass those of the layer "
+              "that reads the result");
+  TORCH_CHECK(is_float(dtype), "output_dtype must be float32, float16, bfloat16, uint8 or int8, ",
+              "but got ", dtype_name(dtype), ": pass torch.float32 and convert the result");
+  return dtype;
+}
+
+inline ScalarType check_linear_static(
+    const Tensor& input, const Tensor& input_scale, const Tensor& input_zero_point,
+    const Tensor& packed_weight, const Tensor& weight_scale, const Tensor& weight_sum,
+    const std::optional<Tensor>& bias, std::string_view activation,
+    const std::optional<Tensor>& output_scale, const std::optional<Tensor>& output_zero_point,
+    std::optional<ScalarType> output_dtype) {
+  check_defined(input, "input");
+  TORCH_CHECK(is_float(input.scalar_type()) || is_byte(input.scalar_type()),
+              "input must be float32, float16, bfloat16, uint8 or int8, but got ",
+              dtype_name(input.scalar_type()), ": convert it with .float()");
+  const char* mend = "static quantization is per tensor, pass 0-dim tensors";
+  check_one_element(input_scale, "input_scale", input, at::kFloat, mend);
+  check_one_element(input_zero_point, "input_zero_point", input, at::kInt, mend);
+  check_layer(input, packed_weight, weight_scale, weight_sum, bias, activation);
+  TORCH_CHECK(output_scale.has_value() == output_zero_point.has_value(),
+              "output_scale and output_zero_point must be given together, but got only ",
+              output_scale ? "output_scale" : "output_zero_point",
+              ": pass both for an 8-bit result, or neither for a float one");
+  if (output_scale) {
+    check_one_element(*output_scale, "output_scale", input, at::kFloat, mend);
+    check_one_element(*output_zero_point, "output_zero_point", input, at::kInt, mend);
+  }
+  return check_output_dtype(input, output_scale.has_value(), output_dtype);
 }
 
 }  // namespace torchquant::ops

@@ -2,63 +2,74 @@
 
 #include "gemm.h"
 #include "outputs.h"
-#include "panels.h"
 
 namespace torchquant::ops {
 namespace {
 
-constexpr uint8_t kFlip = 128;  // makes a uint8 weight int8: w = (w - 128) + 128
+constexpr uint8_t kFlip = 128;  // makes a uint8 weight int8
 
-int32_t sum_row(const void* row, bool is_signed, int64_t depth) {
-  int32_t sum = 0;
-  for (int64_t i = 0; i < depth; ++i) {
-    sum += is_signed ? static_cast<const int8_t*>(row)[i] : static_cast<const uint8_t*>(row)[i];
-  }
-  return sum;
+// Rows of bytes. The stride of a single row says nothing.
+Activations byte_rows(const Tensor& a) {
+  return {a.const_data_ptr(), a.size(0) > 1 ? a.stride(0) : a.size(1), a.scalar_type(), {}};
 }
 
-// out[rows, columns] = a[rows, depth] x packed weight; where the weight was flipped, what the flip
-// took away, 128 * sum(a), is given back to each row.
-void multiply(const void* a, bool a_signed, int64_t rows, int64_t depth, const int8_t* weight,
-              const int32_t* weight_sum, int64_t columns, bool weight_flipped, int32_t* out) {
+// a itself where its rows are dense.
+Tensor with_dense_rows(const Tensor& a) {
+  const bool dense = a.stride(-1) == 1 || a.size(-1) == 1;
+  return dense ? a : a.contiguous();
+}
+
+// out[rows, columns] = a x weight, packed or plain.
+void multiply(const Tensor& a, const int8_t* packed, const WeightSource* plain,
+              const int32_t* weight_sum, int64_t columns, int32_t* out) {
   const auto& kernel = kernels::active().matmul;
-  const bool shifted = a_signed && kernel.signed_offset != 0;
-  const std::vector<int32_t> zero_point(shifted ? rows : 0, kernel.signed_offset);
-  std::vector<int32_t> offset(weight_flipped ? rows : 0);
-  const kernels::Epilogue epilogue = {shifted ? zero_point.data() : nullptr,
-                                      weight_flipped ? offset.data() : nullptr,
-                                      weight_sum,
-                                      nullptr,
-                                      nullptr,
-                                      nullptr,
-                                      false,
-                                      kernels::Output::i32};
-  run({rows, depth, columns, weight, epilogue, out, sizeof(int32_t)},
-      [&](int64_t m, void* prepared) {
-        const void* row = static_cast<const char*>(a) + m * depth;
-        kernel.prepare_row(row, a_signed, depth, prepared);
-        if (weight_flipped) offset[m] = kFlip * sum_row(row, a_signed, depth);
-      });
+  const int32_t shift = kernel.signed_offset;
+  kernels::Epilogue epilogue = {};
+  epilogue.type = kernels::Output::i32;
+  epilogue.weight_sum = weight_sum;
+  if (a.scalar_type() == at::kChar && shift != 0) epilogue.row_zero_point = &shift;
+  run({kernel, a.size(0), a.size(1), columns, byte_rows(a), packed, plain, epilogue, out,
+       sizeof(int32_t)});
 }
 
-// One pair of matrices of a batch, b at any strides: packed into panels, then multiplied.
+// A few rows by a weight whose columns are dense: each column is read where it lies.
+void multiply_unpacked(const Tensor& a, const Tensor& b, int32_t* out) {
+  const auto& kernel = kernels::active().matmul;
+  const Activations rows = byte_rows(a);
+  const int64_t depth = b.size(0), columns = b.size(1);
+  const int64_t stride = columns > 1 ? b.stride(1) : depth;
+  const int64_t column_products = std::max<int64_t>(1, a.size(0) * depth);
+  at::parallel_for(0, columns, at::divup(kernel.products_per_thread, column_products),
+                   [&](int64_t begin, int64_t end) {
+                     kernel.multiply_unpacked(
+                         {rows.data, rows.row_bytes, rows.are_signed(), a.size(0), depth,
+                          static_cast<const char*>(b.const_data_ptr()) + begin * stride, stride,
+                          b.scalar_type() == at::kChar, end - begin, out + begin, columns});
+                   });
+}
+
+// One pair of matrices of a batch, b at any strides.
 void multiply_plain(const Tensor& a, const Tensor& b, int32_t* out) {
-  const bool b_unsigned = b.scalar_type() == at::kByte;
-  const WeightSource source = {b.const_data_ptr(), b.stride(1), b.stride(0),
-                               b.size(1),          b.size(0),   b_unsigned ? kFlip : uint8_t{0}};
-  const auto packed = std::make_unique_for_overwrite<int8_t[]>(packed_size(b.size(1), b.size(0)));
-  std::vector<int32_t> sums(b.size(1));
-  pack_panels(source, packed.get(), sums.data());
-  multiply(a.const_data_ptr(), a.scalar_type() == at::kChar, a.size(0), a.size(1), packed.get(),
-           sums.data(), b.size(1), b_unsigned, out);
+  const bool dense_columns = b.stride(0) == 1 || b.size(0) == 1;
+  if (a.size(0) <= kernels::active().matmul.unpacked_rows && dense_columns) {
+    return multiply_unpacked(a, b, out);
+  }
+  const WeightSource source = {b.const_data_ptr(), b.stride(1),
+                               b.stride(0),        b.size(1),
+                               b.size(0),          b.scalar_type() == at::kByte ? kFlip : uint8_t{0}};
+  multiply(a, nullptr, &source, nullptr, b.size(1), out);
 }
 
 Tensor int8_matmul_cpu(const Tensor& a, const Tensor& b) {
   check_int8_matmul(a, b);
   const Tensor out = new_product(a, b);
   if (out.numel() == 0) return out;
+  if (a.dim() == 2) {
+    multiply_plain(with_dense_rows(a), b, out.mutable_data_ptr<int32_t>());
+    return out;
+  }
   const int64_t batch = out.numel() / (out.size(-2) * out.size(-1));
-  const Tensor lefts = a.contiguous().view({batch, a.size(-2), a.size(-1)});
+  const Tensor lefts = with_dense_rows(a.reshape({batch, a.size(-2), a.size(-1)}));
   const Tensor rights = b.reshape({batch, b.size(-2), b.size(-1)});
   auto* results = out.mutable_data_ptr<int32_t>();
   // A batch is shared out matrix by matrix where there are enough; nested regions run serially.
@@ -71,11 +82,16 @@ Tensor int8_matmul_cpu(const Tensor& a, const Tensor& b) {
   return out;
 }
 
-// The sums of a packed weight's rows, for callers that did not keep them.
-std::vector<int32_t> sum_packed(const Tensor& packed, int64_t out_features) {
-  const Tensor sums = packed.sum({1, 3}, /*keepdim=*/false, at::kInt).contiguous();
-  const auto* data = sums.const_data_ptr<int32_t>();
-  return {data, data + out_features};
+// The sums of a packed weight's rows, for callers that did not keep them: as many as the panels
+// have columns.
+std::vector<int32_t> sum_packed(const Tensor& packed, int64_t out_features, int64_t in_features) {
+  std::vector<int32_t> sums(panel_count(out_features) * kernels::kPanel);
+  const auto* panels = packed.const_data_ptr<int8_t>();
+  for_panels(out_features, in_features, [&](int64_t begin, int64_t end) {
+    sum_panels(panels + begin * panel_size(in_features), in_features, begin, end,
+               sums.data() + begin * kernels::kPanel);
+  });
+  return sums;
 }
 
 Tensor int8_matmul_packed_cpu(const Tensor& a, const Tensor& packed_weight, int64_t out_features,
@@ -83,14 +99,15 @@ Tensor int8_matmul_packed_cpu(const Tensor& a, const Tensor& packed_weight, int6
   check_int8_matmul_packed(a, packed_weight, out_features, weight_sum);
   const Tensor out = new_rows(a, out_features, at::kInt);
   if (out.numel() == 0) return out;
-  const Tensor rows = a.contiguous();
+  const int64_t depth = a.size(-1);
+  const Tensor rows = with_dense_rows(a.reshape({out.numel() / out_features, depth}));
   const Tensor weight = packed_weight.contiguous();
-  const Tensor given_sums = weight_sum ? weight_sum->contiguous() : Tensor();
-  const std::vector<int32_t> own_sums =
-      weight_sum ? std::vector<int32_t>() : sum_packed(weight, out_features);
-  multiply(rows.const_data_ptr(), a.scalar_type() == at::kChar, out.numel() / out_features,
-           a.size(-1), weight.const_data_ptr<int8_t>(),
-           weight_sum ? given_sums.const_data_ptr<int32_t>() : own_sums.data(), out_features, false,
+  const Tensor given = weight_sum ? weight_sum->contiguous() : Tensor();
+  const bool needed = a.scalar_type() == at::kChar && kernels::active().matmul.signed_offset != 0;
+  const std::vector<int32_t> own =
+      needed && !weight_sum ? sum_packed(weight, out_features, depth) : std::vector<int32_t>();
+  multiply(rows, weight.const_data_ptr<int8_t>(), nullptr,
+           weight_sum ? given.const_data_ptr<int32_t>() : own.data(), out_features,
            out.mutable_data_ptr<int32_t>());
   return out;
 }

@@ -19,25 +19,41 @@ struct WeightSource {
   uint8_t flip;
 };
 
-inline int64_t packed_size(int64_t out_features, int64_t in_features) {
-  return at::divup(out_features, kernels::kPanel) * kernels::kPanel *
-         at::divup(in_features, kernels::kQuad) * kernels::kQuad;
+// The bytes of one panel.
+inline int64_t panel_size(int64_t in_features) {
+  return kernels::kPanel * at::divup(in_features, kernels::kQuad) * kernels::kQuad;
 }
 
-// Fills `packed` and, for each output feature, the sum of its bytes.
-inline void pack_panels(const WeightSource& source, int8_t* packed, int32_t* sums) {
-  const int64_t panels = at::divup(source.out_features, kernels::kPanel);
-  const int64_t panel_size = packed_size(kernels::kPanel, source.in_features);
-  const int64_t grain = at::divup(kGrain, std::max<int64_t>(1, panel_size));
-  at::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t first = panel * kernels::kPanel;
-      kernels::active().pack.pack(
-          static_cast<const int8_t*>(source.data) + first * source.out_stride, source.out_stride,
-          source.in_stride, std::min(kernels::kPanel, source.out_features - first),
-          source.in_features, source.flip, packed + panel * panel_size, sums + first);
-    }
-  });
+inline int64_t panel_count(int64_t out_features) {
+  return at::divup(out_features, kernels::kPanel);
+}
+
+// Packs panels [begin, end), on the calling thread.
+inline void pack_panels(const WeightSource& source, int64_t begin, int64_t end, int8_t* packed) {
+  const int64_t size = panel_size(source.in_features);
+  for (int64_t panel = begin; panel < end; ++panel, packed += size) {
+    const int64_t first = panel * kernels::kPanel;
+    kernels::active().pack.pack(
+        static_cast<const int8_t*>(source.data) + first * source.out_stride, source.out_stride,
+        source.in_stride, std::min(kernels::kPanel, source.out_features - first),
+        source.in_features, source.flip, packed);
+  }
+}
+
+// The sums of the columns of panels [begin, end), kPanel for each.
+inline void sum_panels(const int8_t* packed, int64_t in_features, int64_t begin, int64_t end,
+                       int32_t* sums) {
+  const int64_t size = panel_size(in_features);
+  for (int64_t panel = begin; panel < end; ++panel, packed += size, sums += kernels::kPanel) {
+    kernels::active().pack.sum(packed, size / (kernels::kPanel * kernels::kQuad), sums);
+  }
+}
+
+// Calls work(begin, end) for panels, shared out among threads where it is worth it.
+template <class Work>
+void for_panels(int64_t out_features, int64_t in_features, Work work) {
+  const int64_t grain = at::divup(kGrain, std::max<int64_t>(1, panel_size(in_features)));
+  at::parallel_for(0, panel_count(out_features), grain, work);
 }
 
 }  // namespace torchquant::ops

@@ -11,16 +11,18 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Packed {
   std::vector<int8_t> panels;
-  std::vector<int32_t> sums;
+  std::vector<int32_t> sums;  // kPanel for each panel
 };
 
 Packed pack(const Kernels& set, const std::vector<int8_t>& weight, int64_t columns, int64_t k) {
-  const int64_t panels = divide_up(columns, kPanel), size = divide_up(k, kQuad) * kQuad * kPanel;
-  Packed packed = {std::vector<int8_t>(panels * size), std::vector<int32_t>(columns)};
+  const int64_t panels = divide_up(columns, kPanel), quads = divide_up(k, kQuad);
+  const int64_t size = quads * kQuad * kPanel;
+  Packed packed = {std::vector<int8_t>(panels * size), std::vector<int32_t>(panels * kPanel)};
   for (int64_t panel = 0; panel < panels; ++panel) {
     const int64_t first = panel * kPanel;
-    set.pack.pack(weight.data() + first * k, k, 1, std::min(kPanel, columns - first), k, 0,
-                  packed.panels.data() + panel * size, packed.sums.data() + first);
+    int8_t* to = packed.panels.data() + panel * size;
+    set.pack.pack(weight.data() + first * k, k, 1, std::min(kPanel, columns - first), k, 0, to);
+    set.pack.sum(to, quads, packed.sums.data() + first);
   }
   return packed;
 }
@@ -30,13 +32,17 @@ std::vector<int8_t> signed_bytes(int64_t count, uint32_t seed) {
   return {bytes.begin(), bytes.end()};
 }
 
+int64_t row_bytes(const Kernels& set, int64_t k) {
+  return divide_up(k, kQuad) * kQuad * set.matmul.activation_bytes;
+}
+
 // rows x k activations in the layout of the set, behind one byte, so that nothing is aligned.
 std::vector<uint8_t> prepare(const Kernels& set, const std::vector<uint8_t>& a, bool is_signed,
                              int64_t rows, int64_t k) {
-  const int64_t row_bytes = divide_up(k, kQuad) * kQuad * set.matmul.activation_bytes;
-  std::vector<uint8_t> prepared(1 + rows * row_bytes);
+  std::vector<uint8_t> prepared(1 + rows * row_bytes(set, k));
   for (int64_t m = 0; m < rows; ++m) {
-    set.matmul.prepare_row(a.data() + m * k, is_signed, k, prepared.data() + 1 + m * row_bytes);
+    set.matmul.prepare_row(a.data() + m * k, is_signed, k,
+                           prepared.data() + 1 + m * row_bytes(set, k));
   }
   return prepared;
 }
@@ -45,30 +51,47 @@ int64_t value_of(uint8_t byte, bool is_signed) {
   return is_signed ? static_cast<int8_t>(byte) : byte;
 }
 
+// [rows, k] by `columns` rows of k, each a sum of int64.
+std::vector<int32_t> exact_product(const std::vector<uint8_t>& a, bool a_signed,
+                                   const std::vector<uint8_t>& weight, bool weight_signed,
+                                   int64_t rows, int64_t k, int64_t columns) {
+  std::vector<int32_t> product;
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t n = 0; n < columns; ++n) {
+      int64_t sum = 0;
+      for (int64_t i = 0; i < k; ++i) {
+        sum += value_of(a[m * k + i], a_signed) * value_of(weight[n * k + i], weight_signed);
+      }
+      product.push_back(static_cast<int32_t>(sum));
+    }
+  }
+  return product;
+}
+
+std::vector<int32_t> integers(const Guarded& out) {
+  const auto bytes = out.content();
+  std::vector<int32_t> values(bytes.size() / sizeof(int32_t));
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
 void expect_exact_product(const Kernels& set, int64_t rows, int64_t k, int64_t columns,
                           bool is_signed, const std::vector<uint8_t>& a,
                           const std::vector<int8_t>& weight) {
   const Packed packed = pack(set, weight, columns, k);
   const auto prepared = prepare(set, a, is_signed, rows, k);
-  const std::vector<int32_t> zero_point(rows, is_signed ? set.matmul.signed_offset : 0);
+  const int32_t zero_point = is_signed ? set.matmul.signed_offset : 0;
   Guarded out(rows * columns * sizeof(int32_t));
-  const Epilogue epilogue = {zero_point.data(), nullptr, packed.sums.data(), nullptr, nullptr,
-                             nullptr,           false,   Output::i32};
-  set.matmul.multiply({prepared.data() + 1, rows, divide_up(k, kQuad), packed.panels.data(), 0,
-                       divide_up(columns, kPanel), columns, epilogue, out.data(), columns});
+  Epilogue epilogue = {};
+  epilogue.row_zero_point = &zero_point;
+  epilogue.weight_sum = packed.sums.data();
+  set.matmul.multiply({prepared.data() + 1, row_bytes(set, k), is_signed, rows,
+                       divide_up(k, kQuad), packed.panels.data(), 0, divide_up(columns, kPanel),
+                       columns, epilogue, out.data(), columns});
   ASSERT_TRUE(out.intact());
-  const auto bytes = out.content();
-  for (int64_t m = 0; m < rows; ++m) {
-    for (int64_t n = 0; n < columns; ++n) {
-      int64_t sum = 0;
-      for (int64_t i = 0; i < k; ++i) {
-        sum += value_of(a[m * k + i], is_signed) * weight[n * k + i];
-      }
-      int32_t ours;
-      std::memcpy(&ours, bytes.data() + (m * columns + n) * sizeof(ours), sizeof(ours));
-      ASSERT_EQ(ours, sum) << m << ", " << n << " of " << rows << " x " << k << " x " << columns;
-    }
-  }
+  const std::vector<uint8_t> unsigned_weight(weight.begin(), weight.end());
+  ASSERT_EQ(integers(out), exact_product(a, is_signed, unsigned_weight, true, rows, k, columns))
+      << rows << " x " << k << " x " << columns;
 }
 
 TEST_P(EverySetMatmul, IsExactForEveryDepth) {
@@ -82,7 +105,7 @@ TEST_P(EverySetMatmul, IsExactForEveryDepth) {
 }
 
 TEST_P(EverySetMatmul, IsExactForEveryNumberOfRowsAndColumns) {
-  for (int64_t rows = 1; rows <= 14; ++rows) {
+  for (int64_t rows = 1; rows <= 20; ++rows) {
     for (const int64_t columns : {1, 7, 8, 15, 16, 17, 31, 47, 48, 49, 63, 64, 65, 100}) {
       expect_exact_product(set(), rows, 19, columns, true, random_bytes(rows * 19, 1),
                            signed_bytes(columns * 19, 2));
@@ -104,51 +127,197 @@ TEST_P(EverySetMatmul, IsExactForTheExtremes) {
   }
 }
 
+// Some of the panels, by a pointer to the first of them, and rows that lie apart.
+TEST_P(EverySetMatmul, MultipliesAPartOfTheWeight) {
+  constexpr int64_t kRows = 5, kDepth = 24, kColumns = 100, kFirst = 2, kLast = 6;
+  const auto a = random_bytes(kRows * kDepth, 1);
+  const auto weight = random_bytes(kColumns * kDepth, 2);
+  const Packed packed = pack(set(), {weight.begin(), weight.end()}, kColumns, kDepth);
+  const int64_t stride = row_bytes(set(), kDepth) + 3;
+  std::vector<uint8_t> prepared(kRows * stride);
+  for (int64_t m = 0; m < kRows; ++m) {
+    set().matmul.prepare_row(a.data() + m * kDepth, false, kDepth, prepared.data() + m * stride);
+  }
+  std::vector<int32_t> out(kRows * kColumns, -1);
+  Epilogue epilogue = {};
+  set().matmul.multiply({prepared.data(), stride, false, kRows, kDepth / kQuad,
+                         packed.panels.data() + kFirst * kPanel * kDepth, kFirst, kLast, kColumns,
+                         epilogue, out.data(), kColumns});
+  auto expected = exact_product(a, false, weight, true, kRows, kDepth, kColumns);
+  for (int64_t i = 0; i < kRows * kColumns; ++i) {
+    const int64_t panel = i % kColumns / kPanel;
+    if (panel < kFirst || panel >= kLast) expected[i] = -1;
+  }
+  EXPECT_EQ(out, expected);
+}
+
+TEST_P(EverySetMatmul, MultipliesUnpackedWeightsExactly) {
+  const MatmulKernels& kernel = set().matmul;
+  EXPECT_EQ(kernel.unpacked_rows == 0, kernel.multiply_unpacked == nullptr);
+  for (int64_t rows = 1; rows <= kernel.unpacked_rows; ++rows) {
+    for (const int64_t columns : {1, 3, 4, 9}) {
+      for (int64_t k = 0; k <= kLongest; ++k) {
+        const auto a = random_bytes(rows * k, static_cast<uint32_t>(k));
+        const auto weight = random_bytes(columns * k, static_cast<uint32_t>(k + 1));
+        for (const bool a_signed : {true, false}) {
+          for (const bool weight_signed : {true, false}) {
+            Guarded out(rows * columns * sizeof(int32_t));
+            kernel.multiply_unpacked({a.data(), k, a_signed, rows, k, weight.data(), k,
+                                      weight_signed, columns, static_cast<int32_t*>(out.data()),
+                                      columns});
+            ASSERT_TRUE(out.intact());
+            ASSERT_EQ(integers(out),
+                      exact_product(a, a_signed, weight, weight_signed, rows, k, columns));
+          }
+        }
+      }
+    }
+  }
+}
+
+// What a layer does to sums: a prepared product of 7 rows with every kind of scale and bias.
 struct LinearCase {
   Output type;
   bool has_bias;
   bool relu;
+  bool one_zero_point;
 };
+
+int64_t size_of(Output type) {
+  if (type == Output::i32 || type == Output::f32) return 4;
+  return type == Output::i8 || type == Output::u8 ? 1 : 2;
+}
 
 std::vector<uint8_t> linear(const Kernels& set, const LinearCase& c, int64_t columns) {
   constexpr int64_t kRows = 7, kDepth = 45;
-  const auto weight = signed_bytes(columns * kDepth, 3);
-  const Packed packed = pack(set, weight, columns, kDepth);
+  const Packed packed = pack(set, signed_bytes(columns * kDepth, 3), columns, kDepth);
   const auto prepared = prepare(set, random_bytes(kRows * kDepth, 4), false, kRows, kDepth);
-  std::vector<int32_t> zero_point(kRows);
+  std::vector<int32_t> zero_point(kRows), offset(kRows);
   std::vector<float> scale(kRows), weight_scale(columns), bias(columns);
   for (int64_t m = 0; m < kRows; ++m) {
     zero_point[m] = static_cast<int32_t>(m * 41 % 256);
+    offset[m] = static_cast<int32_t>(m * 1000 - 2500);
     scale[m] = m == 3 ? NAN : 0.013f * static_cast<float>(m + 1);
   }
   for (int64_t n = 0; n < columns; ++n) {
     weight_scale[n] = 0.0021f * static_cast<float>(n % 13 - 2);
     bias[n] = n % 9 == 0 ? -0.0f : 1.7f * static_cast<float>(n % 7 - 3);
   }
-  const Epilogue epilogue = {zero_point.data(),
-                             nullptr,
-                             packed.sums.data(),
-                             scale.data(),
-                             weight_scale.data(),
-                             c.has_bias ? bias.data() : nullptr,
-                             c.relu,
-                             c.type};
-  Guarded out(kRows * columns * (c.type == Output::f32 ? 4 : 2));
-  set.matmul.multiply({prepared.data() + 1, kRows, divide_up(kDepth, kQuad), packed.panels.data(),
-                       0, divide_up(columns, kPanel), columns, epilogue, out.data(), columns});
+  Epilogue e = {};
+  e.row_zero_point = zero_point.data();
+  e.row_scale = scale.data();
+  e.row_step = c.one_zero_point ? 0 : 1;
+  e.row_offset = c.one_zero_point ? offset.data() : nullptr;
+  e.weight_sum = packed.sums.data();
+  e.weight_scale = weight_scale.data();
+  e.bias = c.has_bias ? bias.data() : nullptr;
+  e.relu = c.relu;
+  e.type = c.type;
+  const bool to_signed = c.type == Output::i8;
+  e.requantize = {3.7f, to_signed ? -5 : 120, to_signed ? -128 : 0, to_signed ? 127 : 255};
+  Guarded out(kRows * columns * size_of(c.type));
+  set.matmul.multiply({prepared.data() + 1, row_bytes(set, kDepth), false, kRows,
+                       divide_up(kDepth, kQuad), packed.panels.data(), 0,
+                       divide_up(columns, kPanel), columns, e, out.data(), columns});
   EXPECT_TRUE(out.intact());
   return out.content();
 }
 
 TEST_P(EverySetMatmul, FinishesLinearAsScalarDoes) {
-  for (const Output type : {Output::f32, Output::f16, Output::bf16}) {
+  for (const Output type : {Output::i32, Output::f32, Output::f16, Output::bf16, Output::i8,
+                            Output::u8}) {
     for (const bool has_bias : {false, true}) {
       for (const bool relu : {false, true}) {
-        for (const int64_t columns : {1, 15, 16, 17, 40, 64, 65}) {
-          const LinearCase c = {type, has_bias, relu};
-          ASSERT_EQ(linear(set(), c, columns), linear(scalar(), c, columns));
+        for (const bool one_zero_point : {false, true}) {
+          for (const int64_t columns : {1, 15, 16, 17, 40, 64, 65}) {
+            const LinearCase c = {type, has_bias, relu, one_zero_point};
+            ASSERT_EQ(linear(set(), c, columns), linear(scalar(), c, columns));
+          }
         }
       }
+    }
+  }
+}
+
+// Rows in the layout of the set are compared by their products with a diagonal of ones.
+std::vector<int32_t> codes_of(const Kernels& set, const std::vector<uint8_t>& prepared, int64_t k) {
+  std::vector<int8_t> diagonal(k * k);
+  for (int64_t i = 0; i < k; ++i) diagonal[i * k + i] = 1;
+  const Packed packed = pack(set, diagonal, k, k);
+  std::vector<int32_t> codes(k);
+  set.matmul.multiply({prepared.data() + 1, row_bytes(set, k), false, 1, divide_up(k, kQuad),
+                       packed.panels.data(), 0, divide_up(k, kPanel), k, Epilogue{}, codes.data(),
+                       k});
+  return codes;
+}
+
+TEST_P(EverySetMatmul, QuantizesRowsAsTheContractSays) {
+  const QuantizeParams params = {0.37f, 77, 0, 255};
+  for (const Float type : kFloats) {
+    for (int64_t k = 0; k <= kLongest; ++k) {
+      const auto x = floats(type, k, static_cast<uint32_t>(k));
+      std::vector<uint8_t> expected(k), prepared(1 + row_bytes(set(), k));
+      scalar().quantize.span(x.data() + 1, type, expected.data(), Int::u8, k, params);
+      set().matmul.quantize_row(x.data() + 1, type, k, params, prepared.data() + 1);
+      ASSERT_EQ(codes_of(set(), prepared, k),
+                std::vector<int32_t>(expected.begin(), expected.end()));
+    }
+  }
+}
+
+TEST_P(EverySetMatmul, QuantizesTokensByTheirOwnRange) {
+  for (const Float type : kFloats) {
+    for (const bool finite : {true, false}) {
+      for (int64_t k = 0; k <= kLongest; ++k) {
+        const auto x = floats(type, k, static_cast<uint32_t>(k), finite);
+        const QParams wanted = affine_qparams(scalar().range.span(x.data() + 1, type, k), 0, 255);
+        std::vector<uint8_t> expected(k), prepared(1 + row_bytes(set(), k));
+        scalar().quantize.span(x.data() + 1, type, expected.data(), Int::u8, k,
+                               {1.0f / wanted.scale, wanted.zero_point, 0, 255});
+        const QParams chosen =
+            set().matmul.quantize_token(x.data() + 1, type, k, prepared.data() + 1);
+        ASSERT_EQ(bits_of(chosen.scale), bits_of(wanted.scale));
+        ASSERT_EQ(chosen.zero_point, wanted.zero_point);
+        ASSERT_EQ(codes_of(set(), prepared, k),
+                  std::vector<int32_t>(expected.begin(), expected.end()));
+      }
+    }
+  }
+}
+
+// Along the depth, across it, and with bytes between the bytes.
+TEST_P(EverySetMatmul, PacksEveryLayoutAsScalarDoes) {
+  for (const int64_t columns : {1, 7, 15, 16}) {
+    for (int64_t k = 0; k <= kLongest + 20; ++k) {
+      const auto weight = signed_bytes(3 * (k + 5) * (columns + 5), 9);
+      const int64_t layouts[][2] = {{k + 3, 1}, {1, columns + 2}, {2, 2 * columns + 1}};
+      for (const auto [column_stride, k_stride] : layouts) {
+        for (const uint8_t flip : {UINT8_C(0), UINT8_C(128)}) {
+          const int64_t size = divide_up(k, kQuad) * kQuad * kPanel;
+          Guarded ours(size), wanted(size);
+          set().pack.pack(weight.data(), column_stride, k_stride, columns, k, flip,
+                          static_cast<int8_t*>(ours.data()));
+          scalar().pack.pack(weight.data(), column_stride, k_stride, columns, k, flip,
+                             static_cast<int8_t*>(wanted.data()));
+          ASSERT_TRUE(ours.intact());
+          ASSERT_EQ(ours.content(), wanted.content()) << columns << " columns of " << k;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EverySetMatmul, SumsEveryColumnOfAPanel) {
+  for (int64_t quads = 0; quads <= 40; ++quads) {
+    const auto panel = signed_bytes(quads * kPanel * kQuad, static_cast<uint32_t>(quads));
+    int32_t sums[kPanel];
+    set().pack.sum(panel.data(), quads, sums);
+    for (int64_t n = 0; n < kPanel; ++n) {
+      int32_t sum = 0;
+      for (int64_t i = 0; i < quads * kQuad; ++i) {
+        sum += panel[(i / kQuad * kPanel + n) * kQuad + i % kQuad];
+      }
+      ASSERT_EQ(sums[n], sum);
     }
   }
 }
