@@ -116,10 +116,11 @@ struct ErrorKernels {
   ErrorSums (*f64)(const double* original, const double* approximation, int64_t n);
 };
 
-// An activation is laid out as activation_bytes bytes. Where that is 1, rows of bytes whose count is
-// a multiple of kQuad are multiplied where they lie; otherwise, and always where it is 2, a row is
-// first prepared: quads * kQuad values, zero padded. The product then sees int8 activations greater
-// by signed_offset (128 where the instruction wants unsigned bytes), and uint8 ones as they are.
+// An activation is laid out as activation_bytes bytes. Where that is 1, rows of bytes whose count
+// is a multiple of kQuad are multiplied where they lie; otherwise, and always where it is 2, a row
+// is first prepared: quads * kQuad values, zero padded. The product then sees int8 activations
+// greater by signed_offset (128 where the instruction wants unsigned bytes), and uint8 ones as they
+// are.
 struct MatmulKernels {
   int64_t activation_bytes;
   int32_t signed_offset;

@@ -53,8 +53,8 @@ inline int32_t sum_of(const void* row, bool is_signed, int64_t depth) {
   __m512i sums = _mm512_setzero_si512();
   for (int64_t k = 0; k < depth; k += kStep) {
     const __m512i bytes = first_bytes(at<char>(row, k), depth - k < kStep ? depth - k : kStep);
-    sums = is_signed ? _mm512_dpbusd_epi32(sums, ones, bytes)
-                     : _mm512_dpbusd_epi32(sums, bytes, ones);
+    sums =
+        is_signed ? _mm512_dpbusd_epi32(sums, ones, bytes) : _mm512_dpbusd_epi32(sums, bytes, ones);
   }
   return _mm512_reduce_add_epi32(sums);
 }
@@ -62,8 +62,8 @@ inline int32_t sum_of(const void* row, bool is_signed, int64_t depth) {
 // The unsigned operand is an unsigned activation, or else the weight; `flip` gives the weight the
 // other signedness where it has that of the activations. Activations behind the end are zero.
 template <bool Signed, int R, int C>
-inline void add_products(const UnpackedSpan& s, int64_t n, int64_t k, int64_t count,
-                         __m512i flip, __m512i (&sums)[R][C]) {
+inline void add_products(const UnpackedSpan& s, int64_t n, int64_t k, int64_t count, __m512i flip,
+                         __m512i (&sums)[R][C]) {
   __m512i rows[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
@@ -131,8 +131,8 @@ void multiply_unpacked(const UnpackedSpan& s) {
 
 }  // namespace
 
-const MatmulKernels matmul_avx512vnni = {
-    kActivationBytes, kSignedOffset, kProductsPerThread, prepare_row,      quantize_row,
-    quantize_token,   multiply,      kUnpackedRows,      multiply_unpacked};
+const MatmulKernels matmul_avx512vnni = {kActivationBytes, kSignedOffset, kProductsPerThread,
+                                         prepare_row,      quantize_row,  quantize_token,
+                                         multiply,         kUnpackedRows, multiply_unpacked};
 
 }  // namespace torchquant::kernels

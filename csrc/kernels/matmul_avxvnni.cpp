@@ -18,9 +18,7 @@ struct Vnni {
 
   static V zero() { return _mm256_setzero_si256(); }
   static V all(int32_t byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
-  static V load(const int8_t* p) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  }
+  static V load(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static V broadcast(const uint8_t* quad, V flip) {
     return _mm256_xor_si256(_mm256_set1_epi32(kernels::load<int32_t>(quad, 0)), flip);
   }
@@ -39,7 +37,8 @@ namespace torchquant::kernels {
 constexpr int64_t kProductsPerThread = int64_t{1} << 19;  // 275 per ns
 
 const MatmulKernels matmul_avxvnni = {
-    kActivationBytes, kSignedOffset, kProductsPerThread, prepare_row, quantize_row,
-    quantize_token,   multiply,      0,                  nullptr};
+    kActivationBytes, kSignedOffset,  kProductsPerThread, prepare_row,
+    quantize_row,     quantize_token, multiply,           0,
+    nullptr};
 
 }  // namespace torchquant::kernels

@@ -4,7 +4,7 @@
 namespace torchquant::kernels {
 namespace {
 
-constexpr int64_t kActivationBytes = 2;                // int16 holds int8 and uint8 alike
+constexpr int64_t kActivationBytes = 2;                   // int16 holds int8 and uint8 alike
 constexpr int64_t kProductsPerThread = int64_t{1} << 14;  // 5 per ns
 
 int64_t padded(int64_t k) { return (k + kQuad - 1) / kQuad * kQuad; }
@@ -84,7 +84,7 @@ void multiply(const MatmulSpan& s) {
 }  // namespace
 
 const MatmulKernels matmul_scalar = {
-    kActivationBytes, 0,        kProductsPerThread, prepare_row, quantize_row,
-    quantize_token,   multiply, 0,                  nullptr};
+    kActivationBytes, 0, kProductsPerThread, prepare_row, quantize_row, quantize_token, multiply, 0,
+    nullptr};
 
 }  // namespace torchquant::kernels

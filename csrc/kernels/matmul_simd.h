@@ -85,8 +85,8 @@ inline Simd::I correct(const Epilogue& e, int64_t m, Simd::I sum, Simd::I weight
 inline Simd::F rescale(const Finish& f, int64_t m, Simd::I sum, const Columns& columns) {
   const Epilogue& e = f.epilogue;
   const Simd::F t = Simd::to_float(correct(e, m, sum, columns.weight_sum));
-  const Simd::F y = Simd::multiply(Simd::multiply(t, Simd::all(e.row_scale[m * e.row_step])),
-                                   columns.scale);
+  const Simd::F y =
+      Simd::multiply(Simd::multiply(t, Simd::all(e.row_scale[m * e.row_step])), columns.scale);
   return Simd::at_least(f.least, Simd::add(y, columns.bias));
 }
 

@@ -46,8 +46,8 @@ void multiply_tile(const MatmulSpan& s, int64_t first_row, int64_t panel) {
     Vnni::V weights[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      weights[v] = Vnni::load(weight + v / Vnni::vectors * panel_stride +
-                              v % Vnni::vectors * Vnni::bytes);
+      weights[v] =
+          Vnni::load(weight + v / Vnni::vectors * panel_stride + v % Vnni::vectors * Vnni::bytes);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {

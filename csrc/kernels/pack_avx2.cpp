@@ -9,15 +9,14 @@ namespace {
 
 constexpr int64_t kHalf = 8;  // columns of a transpose
 
-inline __m256i load256(const void* p) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-}
+inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store256(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline void store128(void* p, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(p), x); }
 
 // 8 columns x 8 quads, to 8 rows of a panel's half.
-inline void transpose_half(const int8_t* weight, int64_t column_stride, __m256i flip, int8_t* rows) {
+inline void transpose_half(const int8_t* weight, int64_t column_stride, __m256i flip,
+                           int8_t* rows) {
   __m256i x[kHalf], y[kHalf];
 #pragma GCC unroll 8
   for (int i = 0; i < kHalf; ++i) {

@@ -50,8 +50,8 @@ struct Transpose {
   // the 128-bit parts, then one of 4 x 4 bytes within each.
   static void quad(const int8_t* weight, int64_t k_stride, uint8_t flip, int8_t* row) {
     const __m512i parts = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i bytes = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m512i bytes =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     __m512i x = _mm512_castsi128_si512(load128(weight));
     x = _mm512_inserti32x4(x, load128(weight + k_stride), 1);
     x = _mm512_inserti32x4(x, load128(weight + 2 * k_stride), 2);

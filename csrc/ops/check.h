@@ -274,7 +274,8 @@ inline void check_features(int64_t features, const char* name) {
 }
 
 // [ceil(N / 16), ceil(K / 4), 16, 4]
-inline std::array<c10::SymInt, 4> packed_shape(const c10::SymInt& out_features, const c10::SymInt& in_features) {
+inline std::array<c10::SymInt, 4> packed_shape(const c10::SymInt& out_features,
+                                               const c10::SymInt& in_features) {
   return {(out_features + 15) / 16, (in_features + 3) / 4, 16, 4};
 }
 
@@ -401,12 +402,14 @@ inline ScalarType check_output_dtype(const Tensor& input, bool requantized,
   return dtype;
 }
 
-inline ScalarType check_linear_static(
-    const Tensor& input, const Tensor& input_scale, const Tensor& input_zero_point,
-    const Tensor& packed_weight, const Tensor& weight_scale, const Tensor& weight_sum,
-    const std::optional<Tensor>& bias, std::string_view activation,
-    const std::optional<Tensor>& output_scale, const std::optional<Tensor>& output_zero_point,
-    std::optional<ScalarType> output_dtype) {
+inline ScalarType check_linear_static(const Tensor& input, const Tensor& input_scale,
+                                      const Tensor& input_zero_point, const Tensor& packed_weight,
+                                      const Tensor& weight_scale, const Tensor& weight_sum,
+                                      const std::optional<Tensor>& bias,
+                                      std::string_view activation,
+                                      const std::optional<Tensor>& output_scale,
+                                      const std::optional<Tensor>& output_zero_point,
+                                      std::optional<ScalarType> output_dtype) {
   check_defined(input, "input");
   TORCH_CHECK(is_float(input.scalar_type()) || is_byte(input.scalar_type()),
               "input must be float32, float16, bfloat16, uint8 or int8, but got ",

@@ -29,9 +29,7 @@ int64_t l2_bytes() {
   return bytes;
 }
 
-int64_t padded_depth(const Gemm& g) {
-  return at::divup(g.depth, kernels::kQuad) * kernels::kQuad;
-}
+int64_t padded_depth(const Gemm& g) { return at::divup(g.depth, kernels::kQuad) * kernels::kQuad; }
 
 int64_t prepared_row_bytes(const Gemm& g) { return padded_depth(g) * g.kernel.activation_bytes; }
 
@@ -173,8 +171,8 @@ Grid choose_grid(const Gemm& g, int64_t threads) {
   int64_t least = INT64_MAX;
   for (int64_t by_panels = 1; by_panels <= threads; ++by_panels) {
     const int64_t by_rows = threads / by_panels;
-    const int64_t time = cost(at::divup(g.rows, by_rows),
-                              at::divup(groups, by_panels) * kGroupColumns);
+    const int64_t time =
+        cost(at::divup(g.rows, by_rows), at::divup(groups, by_panels) * kGroupColumns);
     if (time < least) {
       least = time;
       best = {std::min(by_rows, g.rows), std::min(by_panels, groups)};
@@ -185,8 +183,8 @@ Grid choose_grid(const Gemm& g, int64_t threads) {
 
 int64_t threads_for(const Gemm& g) {
   if (at::in_parallel_region()) return 1;
-  const auto products = static_cast<double>(g.rows) * static_cast<double>(g.columns) *
-                        static_cast<double>(g.depth);
+  const auto products =
+      static_cast<double>(g.rows) * static_cast<double>(g.columns) * static_cast<double>(g.depth);
   const double worth = products / static_cast<double>(g.kernel.products_per_thread);
   const int64_t threads = at::get_num_threads();
   return worth >= static_cast<double>(threads) ? threads
@@ -226,8 +224,8 @@ void run_by_panels(const Gemm& g, Grid grid) {
       const int64_t first = part(g.rows, grid.rows, i);
       const int64_t count = part(g.rows, grid.rows, i + 1) - first;
       const int64_t first_panel = part(groups, grid.panels, j) * kPanelGroup;
-      const int64_t last_panel = std::min(part(groups, grid.panels, j + 1) * kPanelGroup,
-                                          panel_count(g.columns));
+      const int64_t last_panel =
+          std::min(part(groups, grid.panels, j + 1) * kPanelGroup, panel_count(g.columns));
       if (each_prepares) {
         prepare_and_multiply(g, first, count, first_panel, last_panel);
       } else {
@@ -245,8 +243,7 @@ void run_grid(const Gemm& g, Grid grid) {
 // Packs the whole weight first, for rows that would each pack it again.
 void run_packed(Gemm g, Grid grid) {
   const int64_t size = panel_size(g.depth);
-  const auto packed =
-      std::make_unique_for_overwrite<int8_t[]>(panel_count(g.columns) * size);
+  const auto packed = std::make_unique_for_overwrite<int8_t[]>(panel_count(g.columns) * size);
   for_panels(g.columns, g.depth, [&](int64_t begin, int64_t end) {
     pack_panels(*g.plain, begin, end, packed.get() + begin * size);
     if (g.epilogue.row_zero_point != nullptr) {

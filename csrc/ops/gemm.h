@@ -24,8 +24,8 @@ struct Activations {
 };
 
 // rows x columns outputs of `depth` products each. The weight is packed, or `plain` and packed on
-// the way; then run() finds its sums, where the epilogue needs them, and gives back to each row what
-// flipping the weight took away.
+// the way; then run() finds its sums, where the epilogue needs them, and gives back to each row
+// what flipping the weight took away.
 struct Gemm {
   const kernels::MatmulKernels& kernel;
   int64_t rows;

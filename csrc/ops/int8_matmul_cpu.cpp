@@ -54,9 +54,9 @@ void multiply_plain(const Tensor& a, const Tensor& b, int32_t* out) {
   if (a.size(0) <= kernels::active().matmul.unpacked_rows && dense_columns) {
     return multiply_unpacked(a, b, out);
   }
-  const WeightSource source = {b.const_data_ptr(), b.stride(1),
-                               b.stride(0),        b.size(1),
-                               b.size(0),          b.scalar_type() == at::kByte ? kFlip : uint8_t{0}};
+  const WeightSource source = {
+      b.const_data_ptr(), b.stride(1), b.stride(0),
+      b.size(1),          b.size(0),   b.scalar_type() == at::kByte ? kFlip : uint8_t{0}};
   multiply(a, nullptr, &source, nullptr, b.size(1), out);
 }
 

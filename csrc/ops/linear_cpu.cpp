@@ -28,12 +28,9 @@ struct Layer {
 Layer new_layer(const Tensor& input, const Tensor& packed_weight, const Tensor& weight_scale,
                 const Tensor& weight_sum, const std::optional<Tensor>& bias,
                 std::string_view activation, ScalarType out_dtype) {
-  return {packed_weight.contiguous(),
-          weight_scale.contiguous(),
-          weight_sum.contiguous(),
-          bias ? bias->contiguous() : Tensor(),
-          check_activation(activation),
-          new_rows(input, weight_scale.size(0), out_dtype)};
+  return {packed_weight.contiguous(),   weight_scale.contiguous(),
+          weight_sum.contiguous(),      bias ? bias->contiguous() : Tensor(),
+          check_activation(activation), new_rows(input, weight_scale.size(0), out_dtype)};
 }
 
 // The epilogue without the terms of the rows.

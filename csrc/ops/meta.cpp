@@ -114,15 +114,16 @@ Tensor linear_dynamic_meta(const Tensor& input, const Tensor& packed_weight,
   return new_rows(input, weight_scale.sym_size(0), input.scalar_type());
 }
 
-Tensor linear_static_meta(
-    const Tensor& input, const Tensor& input_scale, const Tensor& input_zero_point,
-    const Tensor& packed_weight, const Tensor& weight_scale, const Tensor& weight_sum,
-    const std::optional<Tensor>& bias, std::string_view activation,
-    const std::optional<Tensor>& output_scale, const std::optional<Tensor>& output_zero_point,
-    std::optional<ScalarType> output_dtype) {
-  const ScalarType dtype = check_linear_static(
-      input, input_scale, input_zero_point, packed_weight, weight_scale, weight_sum, bias,
-      activation, output_scale, output_zero_point, output_dtype);
+Tensor linear_static_meta(const Tensor& input, const Tensor& input_scale,
+                          const Tensor& input_zero_point, const Tensor& packed_weight,
+                          const Tensor& weight_scale, const Tensor& weight_sum,
+                          const std::optional<Tensor>& bias, std::string_view activation,
+                          const std::optional<Tensor>& output_scale,
+                          const std::optional<Tensor>& output_zero_point,
+                          std::optional<ScalarType> output_dtype) {
+  const ScalarType dtype = check_linear_static(input, input_scale, input_zero_point, packed_weight,
+                                               weight_scale, weight_sum, bias, activation,
+                                               output_scale, output_zero_point, output_dtype);
   return new_rows(input, weight_scale.sym_size(0), dtype);
 }
 

@@ -10,8 +10,8 @@ Tensor pack_weight_cpu(const Tensor& weight) {
   check_pack_weight(weight);
   const Tensor packed = new_packed_weight(weight);
   const int64_t out_features = weight.size(0), in_features = weight.size(1);
-  const WeightSource source = {weight.const_data_ptr(), weight.stride(0), weight.stride(1),
-                               out_features,            in_features,      0};
+  const WeightSource source = {
+      weight.const_data_ptr(), weight.stride(0), weight.stride(1), out_features, in_features, 0};
   auto* panels = packed.mutable_data_ptr<int8_t>();
   for_panels(out_features, in_features, [&](int64_t begin, int64_t end) {
     pack_panels(source, begin, end, panels + begin * panel_size(in_features));

@@ -33,10 +33,10 @@ inline void pack_panels(const WeightSource& source, int64_t begin, int64_t end, 
   const int64_t size = panel_size(source.in_features);
   for (int64_t panel = begin; panel < end; ++panel, packed += size) {
     const int64_t first = panel * kernels::kPanel;
-    kernels::active().pack.pack(
-        static_cast<const int8_t*>(source.data) + first * source.out_stride, source.out_stride,
-        source.in_stride, std::min(kernels::kPanel, source.out_features - first),
-        source.in_features, source.flip, packed);
+    kernels::active().pack.pack(static_cast<const int8_t*>(source.data) + first * source.out_stride,
+                                source.out_stride, source.in_stride,
+                                std::min(kernels::kPanel, source.out_features - first),
+                                source.in_features, source.flip, packed);
   }
 }
 

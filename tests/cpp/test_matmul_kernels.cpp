@@ -85,9 +85,9 @@ void expect_exact_product(const Kernels& set, int64_t rows, int64_t k, int64_t c
   Epilogue epilogue = {};
   epilogue.row_zero_point = &zero_point;
   epilogue.weight_sum = packed.sums.data();
-  set.matmul.multiply({prepared.data() + 1, row_bytes(set, k), is_signed, rows,
-                       divide_up(k, kQuad), packed.panels.data(), 0, divide_up(columns, kPanel),
-                       columns, epilogue, out.data(), columns});
+  set.matmul.multiply({prepared.data() + 1, row_bytes(set, k), is_signed, rows, divide_up(k, kQuad),
+                       packed.panels.data(), 0, divide_up(columns, kPanel), columns, epilogue,
+                       out.data(), columns});
   ASSERT_TRUE(out.intact());
   const std::vector<uint8_t> unsigned_weight(weight.begin(), weight.end());
   ASSERT_EQ(integers(out), exact_product(a, is_signed, unsigned_weight, true, rows, k, columns))
@@ -113,14 +113,26 @@ TEST_P(EverySetMatmul, IsExactForEveryNumberOfRowsAndColumns) {
   }
 }
 
+// Many rows, and depths of several blocks.
+TEST_P(EverySetMatmul, IsExactForLargeProducts) {
+  const int64_t sizes[][3] = {{25, 256, 17},  {24, 1029, 16}, {31, 2051, 33},
+                              {193, 257, 15}, {400, 260, 20}, {47, 65793, 3}};
+  for (const auto& [rows, k, columns] : sizes) {
+    for (const bool is_signed : {true, false}) {
+      expect_exact_product(set(), rows, k, columns, is_signed, random_bytes(rows * k, 1),
+                           signed_bytes(columns * k, 2));
+    }
+  }
+}
+
 // 255 * 127 + 255 * 127 does not fit int16: an instruction that saturates there is found out.
 TEST_P(EverySetMatmul, IsExactForTheExtremes) {
-  for (const int64_t k : {2, 64, 65793}) {
+  for (const auto& [rows, k] : {std::pair{2, 2}, {2, 64}, {2, 65793}, {24, 256}, {24, 65793}}) {
     for (const int8_t w : {INT8_C(127), INT8_C(-128)}) {
       for (const uint8_t a : {UINT8_C(255), UINT8_C(128), UINT8_C(127)}) {
         for (const bool is_signed : {true, false}) {
-          expect_exact_product(set(), 2, k, 17, is_signed, std::vector<uint8_t>(2 * k, a),
-                               std::vector<int8_t>(17 * k, w));
+          expect_exact_product(set(), rows, k, 3, is_signed, std::vector<uint8_t>(rows * k, a),
+                               std::vector<int8_t>(3 * k, w));
         }
       }
     }
@@ -133,7 +145,7 @@ TEST_P(EverySetMatmul, MultipliesAPartOfTheWeight) {
   const auto a = random_bytes(kRows * kDepth, 1);
   const auto weight = random_bytes(kColumns * kDepth, 2);
   const Packed packed = pack(set(), {weight.begin(), weight.end()}, kColumns, kDepth);
-  const int64_t stride = row_bytes(set(), kDepth) + 3;
+  const int64_t stride = row_bytes(set(), kDepth) + 3 * set().matmul.activation_bytes;
   std::vector<uint8_t> prepared(kRows * stride);
   for (int64_t m = 0; m < kRows; ++m) {
     set().matmul.prepare_row(a.data() + m * kDepth, false, kDepth, prepared.data() + m * stride);
@@ -224,8 +236,8 @@ std::vector<uint8_t> linear(const Kernels& set, const LinearCase& c, int64_t col
 }
 
 TEST_P(EverySetMatmul, FinishesLinearAsScalarDoes) {
-  for (const Output type : {Output::i32, Output::f32, Output::f16, Output::bf16, Output::i8,
-                            Output::u8}) {
+  for (const Output type :
+       {Output::i32, Output::f32, Output::f16, Output::bf16, Output::i8, Output::u8}) {
     for (const bool has_bias : {false, true}) {
       for (const bool relu : {false, true}) {
         for (const bool one_zero_point : {false, true}) {
