@@ -124,7 +124,7 @@ struct ErrorKernels {
 struct MatmulKernels {
   int64_t activation_bytes;
   int32_t signed_offset;
-  // Products that keep a thread busy for some 3 us, about what it takes to wake one.
+  // Products that keep a thread busy for some 2 us: handing work to it costs about 1.
   int64_t products_per_thread;
   void (*prepare_row)(const void* row, bool is_signed, int64_t k, void* prepared);
   // A row of k floats as uint8 codes, prepared: with given params; with the row's own affine ones.
@@ -137,12 +137,14 @@ struct MatmulKernels {
 };
 
 // A packed weight is [ceil(N / kPanel), ceil(K / kQuad), kPanel, kQuad], zero padded; a panel is
-// one of its first dimension. pack takes `columns` <= kPanel columns of k bytes at any strides and
-// adds `flip` to each (0, or 128 modulo 256 to make uint8 signed). sum adds up each of the kPanel
-// columns of a panel. unpack writes the columns back, k bytes each.
+// one of its first dimension. pack takes `columns` columns of k bytes at any strides, adds `flip`
+// to each (0, or 128 modulo 256 to make uint8 signed) and fills ceil(columns / kPanel) panels; at
+// most kPackColumns columns, a cache line of them. sum adds up each of the kPanel columns of a
+// panel. unpack writes the columns of a panel back, k bytes each.
+inline constexpr int64_t kPackColumns = 64;
 struct PackKernels {
   void (*pack)(const int8_t* weight, int64_t column_stride, int64_t k_stride, int64_t columns,
-               int64_t k, uint8_t flip, int8_t* panel);
+               int64_t k, uint8_t flip, int8_t* panels);
   void (*sum)(const int8_t* panel, int64_t quads, int32_t* sums);
   void (*unpack)(const int8_t* panel, int64_t columns, int64_t k, int8_t* weight);
 };

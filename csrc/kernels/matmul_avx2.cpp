@@ -11,7 +11,7 @@ namespace {
 // the 16 registers.
 constexpr int kRows = 6;
 constexpr int64_t kActivationBytes = 2;
-constexpr int64_t kProductsPerThread = int64_t{1} << 18;  // 75 per ns
+constexpr int64_t kProductsPerThread = int64_t{1} << 17;  // 75 per ns
 constexpr int64_t kRowBlock = 192;                        // rows of sums that wait for the epilogue
 constexpr int64_t kStep = 16;                             // activations laid out at a time
 
@@ -119,6 +119,7 @@ void sum_tile(const int16_t* rows, int64_t stride, const int8_t* weight, int64_t
   for (int i = 0; i < R; ++i) sums[i][0] = sums[i][1] = _mm256_setzero_si256();
   for (int64_t quad = 0; quad < quads; ++quad, weight += kPanelRow, rows += kQuad) {
     const int8_t* right = weight + kPanelRow / 2;
+    prefetch_ahead(weight);
     add_products<R>(rows, stride, even_bytes(weight), even_bytes(right), sums);
     // The odd bytes are loaded again, not kept: there is no register for them.
     asm("" ::: "memory");

@@ -34,7 +34,7 @@ struct Vnni {
 
 namespace torchquant::kernels {
 
-constexpr int64_t kProductsPerThread = int64_t{1} << 19;  // 275 per ns
+constexpr int64_t kProductsPerThread = int64_t{1} << 18;  // 275 per ns
 
 const MatmulKernels matmul_avxvnni = {
     kActivationBytes, kSignedOffset,  kProductsPerThread, prepare_row,

@@ -5,7 +5,7 @@ namespace torchquant::kernels {
 namespace {
 
 constexpr int64_t kActivationBytes = 2;                   // int16 holds int8 and uint8 alike
-constexpr int64_t kProductsPerThread = int64_t{1} << 14;  // 5 per ns
+constexpr int64_t kProductsPerThread = int64_t{1} << 13;  // 5 per ns
 
 int64_t padded(int64_t k) { return (k + kQuad - 1) / kQuad * kQuad; }
 

@@ -24,6 +24,10 @@ inline const uint8_t* row_of(const MatmulSpan& s, int64_t row) {
   return at<uint8_t>(s.activations, row * s.activation_stride);
 }
 
+// A weight that comes from memory arrives a quarter faster when asked for 2 KB ahead: by itself the
+// processor does not look beyond a page of 4 KB. One that is in cache takes no harm.
+inline void prefetch_ahead(const int8_t* weight) { _mm_prefetch(weight + 2048, _MM_HINT_T0); }
+
 // quantize_row is the set's own. The row is read twice, the second time from cache.
 template <class QuantizeRow>
 inline QParams quantize_token_with(QuantizeRow quantize_row, const void* x, Float type, int64_t k,

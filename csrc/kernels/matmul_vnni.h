@@ -44,6 +44,8 @@ void multiply_tile(const MatmulSpan& s, int64_t first_row, int64_t panel) {
   }
   for (int64_t quad = 0; quad < s.quads; ++quad, weight += kPanelRow, rows += kQuad) {
     Vnni::V weights[kVectors];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) prefetch_ahead(weight + p * panel_stride);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       weights[v] =

@@ -63,8 +63,8 @@ struct Transpose {
 };
 
 void pack(const int8_t* weight, int64_t column_stride, int64_t k_stride, int64_t columns, int64_t k,
-          uint8_t flip, int8_t* panel) {
-  pack_with<Transpose>(weight, column_stride, k_stride, columns, k, flip, panel);
+          uint8_t flip, int8_t* panels) {
+  pack_with<Transpose>(weight, column_stride, k_stride, columns, k, flip, panels);
 }
 
 void sum(const int8_t* panel, int64_t quads, int32_t* sums) {

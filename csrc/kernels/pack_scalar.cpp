@@ -5,15 +5,14 @@ namespace torchquant::kernels {
 namespace {
 
 void pack(const int8_t* weight, int64_t column_stride, int64_t k_stride, int64_t columns, int64_t k,
-          uint8_t flip, int8_t* panel) {
-  const int64_t quads = (k + kQuad - 1) / kQuad;
-  memset(panel, 0, static_cast<size_t>(quads * kPanel * kQuad));
-  for (int64_t i = 0; i < k; ++i) {
-    const int8_t* row = weight + i * k_stride;
-    int8_t* slots = panel + i / kQuad * kPanel * kQuad + i % kQuad;
-    for (int64_t n = 0; n < columns; ++n) {
-      const uint8_t byte = static_cast<uint8_t>(row[n * column_stride]);
-      slots[n * kQuad] = static_cast<int8_t>(byte + flip);
+          uint8_t flip, int8_t* panels) {
+  const int64_t quads = (k + kQuad - 1) / kQuad, count = (columns + kPanel - 1) / kPanel;
+  memset(panels, 0, static_cast<size_t>(count * quads * kPanel * kQuad));
+  for (int64_t n = 0; n < columns; ++n) {
+    int8_t* slots = panels + (n / kPanel * quads * kPanel + n % kPanel) * kQuad;
+    for (int64_t i = 0; i < k; ++i) {
+      const auto byte = static_cast<uint8_t>(weight[n * column_stride + i * k_stride]);
+      slots[i / kQuad * kPanel * kQuad + i % kQuad] = static_cast<int8_t>(byte + flip);
     }
   }
 }

@@ -181,11 +181,19 @@ Grid choose_grid(const Gemm& g, int64_t threads) {
   return best;
 }
 
+// The work in products, those with padding too: an output costs as much as some 32 of them, an
+// activation to be quantized as 16. In double, which no size overflows.
+double work_of(const Gemm& g) {
+  const auto rows = static_cast<double>(g.rows);
+  const auto columns = static_cast<double>(panel_count(g.columns) * kernels::kPanel);
+  const auto depth = static_cast<double>(g.depth);
+  const double quantizing = g.activations.are_bytes() ? 0 : 16 * rows * depth;
+  return rows * columns * (depth + 32) + quantizing;
+}
+
 int64_t threads_for(const Gemm& g) {
   if (at::in_parallel_region()) return 1;
-  const auto products =
-      static_cast<double>(g.rows) * static_cast<double>(g.columns) * static_cast<double>(g.depth);
-  const double worth = products / static_cast<double>(g.kernel.products_per_thread);
+  const double worth = work_of(g) / static_cast<double>(g.kernel.products_per_thread);
   const int64_t threads = at::get_num_threads();
   return worth >= static_cast<double>(threads) ? threads
                                                : std::max<int64_t>(1, static_cast<int64_t>(worth));

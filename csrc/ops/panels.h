@@ -30,13 +30,13 @@ inline int64_t panel_count(int64_t out_features) {
 
 // Packs panels [begin, end), on the calling thread.
 inline void pack_panels(const WeightSource& source, int64_t begin, int64_t end, int8_t* packed) {
-  const int64_t size = panel_size(source.in_features);
-  for (int64_t panel = begin; panel < end; ++panel, packed += size) {
-    const int64_t first = panel * kernels::kPanel;
-    kernels::active().pack.pack(static_cast<const int8_t*>(source.data) + first * source.out_stride,
+  const int64_t last = std::min(end * kernels::kPanel, source.out_features);
+  for (int64_t n = begin * kernels::kPanel; n < last; n += kernels::kPackColumns) {
+    kernels::active().pack.pack(static_cast<const int8_t*>(source.data) + n * source.out_stride,
                                 source.out_stride, source.in_stride,
-                                std::min(kernels::kPanel, source.out_features - first),
-                                source.in_features, source.flip, packed);
+                                std::min(kernels::kPackColumns, last - n), source.in_features,
+                                source.flip, packed);
+    packed += kernels::kPackColumns / kernels::kPanel * panel_size(source.in_features);
   }
 }
 

@@ -299,13 +299,13 @@ TEST_P(EverySetMatmul, QuantizesTokensByTheirOwnRange) {
 
 // Along the depth, across it, and with bytes between the bytes.
 TEST_P(EverySetMatmul, PacksEveryLayoutAsScalarDoes) {
-  for (const int64_t columns : {1, 7, 15, 16}) {
+  for (const int64_t columns : {1, 7, 15, 16, 17, 50, 64}) {
     for (int64_t k = 0; k <= kLongest + 20; ++k) {
       const auto weight = signed_bytes(3 * (k + 5) * (columns + 5), 9);
       const int64_t layouts[][2] = {{k + 3, 1}, {1, columns + 2}, {2, 2 * columns + 1}};
       for (const auto [column_stride, k_stride] : layouts) {
         for (const uint8_t flip : {UINT8_C(0), UINT8_C(128)}) {
-          const int64_t size = divide_up(k, kQuad) * kQuad * kPanel;
+          const int64_t size = divide_up(k, kQuad) * kQuad * divide_up(columns, kPanel) * kPanel;
           Guarded ours(size), wanted(size);
           set().pack.pack(weight.data(), column_stride, k_stride, columns, k, flip,
                           static_cast<int8_t*>(ours.data()));
