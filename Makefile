@@ -6,7 +6,7 @@ BUILD := build
 export PATH := $(BIN):$(PATH)
 export TORCHQUANT_BUILD_DIR := $(BUILD)
 
-.PHONY: demo test build test-cpp test-python lint format clean
+.PHONY: demo test bench build test-cpp test-python lint format clean
 
 demo: build
 	$(BIN)/python -m torchquant demo
@@ -37,6 +37,11 @@ test-python: test-cpp
 	  echo "pytest, kernels $$kernels"; \
 	  TORCHQUANT_KERNELS=$$kernels $(BIN)/python -m pytest; \
 	done
+
+# The INT8 products and layers beside their peers, in some twenty minutes on a quiet machine.
+bench: build
+	$(BIN)/pip install --quiet --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/matmul.py
 
 SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu')
 

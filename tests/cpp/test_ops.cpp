@@ -95,6 +95,25 @@ TEST(Operators, LinearDynamicEqualsItsScriptedSelf) {
   EXPECT_TRUE(at::relu(plain + bias).equal(y));
 }
 
+TEST(Operators, LinearStaticIsTheLayerOnQuantizedInput) {
+  const at::Tensor x = at::randn({2, 5, 40}), bias = at::randn({24});
+  const Quantized w = quantize(at::randn({24, 40}));
+  const auto packed = torchquant::pack_weight(w.codes);
+  const auto sums = w.codes.sum(1, false, at::kInt);
+  const auto [scale, zero_point] = torchquant::choose_qparams_per_tensor(x, 0, 255, false);
+  const auto codes = torchquant::quantize_per_tensor(x, scale, zero_point, 0, 255, at::kByte);
+  const auto y = torchquant::linear_static(x, scale, zero_point, packed, w.scale, sums, bias);
+  EXPECT_TRUE(
+      y.equal(torchquant::linear_static(codes, scale, zero_point, packed, w.scale, sums, bias)));
+  const auto [to, to_zero] = torchquant::choose_qparams_per_tensor(y, -128, 127, false);
+  const auto narrow = torchquant::linear_static(codes, scale, zero_point, packed, w.scale, sums,
+                                                bias, "none", to, to_zero, at::kChar);
+  EXPECT_TRUE(narrow.equal(torchquant::quantize_per_tensor(y, to, to_zero, -128, 127, at::kChar)));
+  EXPECT_TRUE(narrow.equal(jit("linear_static", {codes, scale, zero_point, packed, w.scale, sums,
+                                                 bias, "none", to, to_zero, at::kChar})
+                               .toTensor()));
+}
+
 TEST(Operators, WrongArgumentsThrowAndNameTheArgument) {
   try {
     torchquant::pack_weight(at::randn({2, 2}));

@@ -1,0 +1,100 @@
+"""What is multiplied: shapes, and operands that use the whole 8-bit ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+INPUT_SCALE = 0.02
+INPUT_ZERO_POINT = 119
+
+Operands = Literal["real", "static", "signed", "unsigned"]
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """An `[m, k]` input by an `[n, k]` weight."""
+
+    m: int
+    k: int
+    n: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """Read "M,K,N"."""
+        sizes = [int(size) for size in text.split(",")]
+        if len(sizes) != 3 or min(sizes) < 1:
+            raise ValueError(f"a shape is M,K,N, three positive numbers, but this is {text!r}")
+        return cls(*sizes)
+
+    def __str__(self) -> str:
+        return f"{self.m} x {self.k} x {self.n}"
+
+    @property
+    def operations(self) -> int:
+        """Two to a multiply-add."""
+        return 2 * self.m * self.k * self.n
+
+
+class Problem:
+    """The operands of one linear layer, made when they are first used, the same for a seed."""
+
+    def __init__(self, shape: Shape, seed: int = 0) -> None:
+        self.shape = shape
+        random = torch.Generator().manual_seed(seed)
+        m, k, n = shape.m, shape.k, shape.n
+        self.weight_codes = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=random)
+        # Such that outputs are of the order of 1; 74 is the deviation of uniform 8-bit codes.
+        self.weight_scale = (0.5 + torch.rand(n, generator=random)) / (74 * k**0.5)
+        self.bias = torch.randn(n, generator=random)
+        self.input = torch.randn(m, k, generator=random)
+        self.codes = torch.randint(0, 256, (m, k), dtype=torch.uint8, generator=random)
+        self._expected: dict[Operands, Tensor] = {}
+
+    @cached_property
+    def signed_codes(self) -> Tensor:
+        """The uint8 codes less 128, in int8."""
+        return self.codes.to(torch.int16).sub(128).to(torch.int8)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The float32 weight `[n, k]`, that the codes and scales give."""
+        return self.weight_codes.float().mul(self.weight_scale[:, None])
+
+    @cached_property
+    def static_input(self) -> Tensor:
+        """The float32 input that the uint8 codes stand for."""
+        return self.codes.float().sub(INPUT_ZERO_POINT).mul(INPUT_SCALE)
+
+    @cached_property
+    def output_qparams(self) -> tuple[float, int]:
+        """Scale and zero point of a uint8 output with static operands."""
+        low, high = (end.item() for end in self.expected("static").aminmax())
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = (high - low) / 255
+        return scale, round(-low / scale)
+
+    def expected(self, operands: Operands) -> Tensor:
+        """Return the float64 product: with scales and bias, or of the codes as they are."""
+        if operands not in self._expected:
+            self._expected[operands] = self._multiply(operands)
+        return self._expected[operands]
+
+    def _multiply(self, operands: Operands) -> Tensor:
+        weight = self.weight_codes.double().t()
+        if operands == "signed":
+            return self.signed_codes.double() @ weight
+        if operands == "unsigned":
+            return self.codes.double() @ weight
+        real = self.input if operands == "real" else self.static_input
+        product = real.double() @ weight
+        return product.mul(self.weight_scale.double()).add(self.bias.double())
+
+
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    """Return the Frobenius norm of the difference, relative to the expected."""
+    return float((result.double() - expected).norm() / expected.norm())
