@@ -72,6 +72,8 @@ inline void add_products(const UnpackedSpan& s, int64_t n, int64_t k, int64_t co
 #pragma GCC unroll 4
   for (int c = 0; c < C; ++c) {
     const void* weight = at<char>(s.weight, (n + c) * s.weight_stride + k);
+    // What follows these columns: a column is too short for the processor to notice by itself.
+    _mm_prefetch(at<char>(weight, C * s.weight_stride), _MM_HINT_T0);
     const __m512i column = _mm512_xor_si512(first_bytes(weight, count), flip);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {

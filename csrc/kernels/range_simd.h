@@ -18,30 +18,38 @@ struct RangeLanes {
     absmax_bits = Simd::larger_unsigned(Simd::magnitude_bits(x), absmax_bits);
   }
 
+  void merge(const RangeLanes& other) {
+    min = Simd::at_most(other.min, min);
+    max = Simd::at_least(other.max, max);
+    absmax_bits = Simd::larger_unsigned(other.absmax_bits, absmax_bits);
+  }
+
   Range fold() const {
-    float mins[Simd::lanes], maxs[Simd::lanes];
-    uint32_t bits[Simd::lanes];
-    Simd::store(mins, min);
-    Simd::store(maxs, max);
-    Simd::store(bits, absmax_bits);
-    Range range = kEmptyRange;
-    for (int64_t i = 0; i < Simd::lanes; ++i) range = merge({mins[i], maxs[i], bits[i]}, range);
-    return range;
+    return {Simd::least(min), Simd::greatest(max), Simd::greatest_unsigned(absmax_bits)};
   }
 };
 
+// Each maximum waits for the one before it, so two of them run side by side.
 template <class T>
 inline Range range_of(const T* x, int64_t n) {
-  RangeLanes lanes;
+  RangeLanes even, odd;
   int64_t i = 0;
-  for (; i + Simd::lanes <= n; i += Simd::lanes) lanes.add(Simd::load(x + i));
+  for (; i + 2 * Simd::lanes <= n; i += 2 * Simd::lanes) {
+    even.add(Simd::load(x + i));
+    odd.add(Simd::load(x + i + Simd::lanes));
+  }
+  if (i + Simd::lanes <= n) {
+    even.add(Simd::load(x + i));
+    i += Simd::lanes;
+  }
   if (i < n) {  // the rest, filled up with its first value, which widens no range
     T rest[Simd::lanes];
     for (T& value : rest) memcpy(&value, x + i, sizeof(T));
     memcpy(rest, x + i, static_cast<size_t>(n - i) * sizeof(T));
-    lanes.add(Simd::load(rest));
+    odd.add(Simd::load(rest));
   }
-  return lanes.fold();
+  even.merge(odd);
+  return even.fold();
 }
 
 inline Range range_span(const void* x, Float type, int64_t n) {

@@ -58,6 +58,19 @@ struct Simd {
   static I multiply(I a, I b) { return _mm256_mullo_epi32(a, b); }
   static I magnitude_bits(F x) { return _mm256_and_si256(_mm256_castps_si256(x), all(0x7fffffff)); }
   static I larger_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
+  // Of the lanes, none of which is NaN.
+  static float least(F x) {
+    return fold(x, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); });
+  }
+  static float greatest(F x) {
+    return fold(x, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); });
+  }
+  static uint32_t greatest_unsigned(I x) {
+    const auto larger = [](__m128 a, __m128 b) {
+      return _mm_castsi128_ps(_mm_max_epu32(_mm_castps_si128(a), _mm_castps_si128(b)));
+    };
+    return bits_of(fold(_mm256_castsi256_ps(x), larger));
+  }
   // To nearest even, as rintf: the rounding mode of the thread, which nobody changes.
   static I round_to_int(F x) { return _mm256_cvtps_epi32(x); }
   static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
@@ -82,6 +95,12 @@ struct Simd {
   static D magnitude(D x) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), x); }
 
  private:
+  template <class Two>
+  static float fold(F x, Two two) {
+    __m128 y = two(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = two(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(two(y, _mm_shuffle_ps(y, y, 1)));
+  }
   static __m128i load64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
   static __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static void store128(void* p, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(p), x); }

@@ -17,7 +17,7 @@ constexpr int64_t kGroupColumns = kPanelGroup * kernels::kPanel;
 constexpr int64_t kSharedActivations = 32768;
 
 // Rows that pass over a panel while it is in L2: fewer would fetch the weight too often, more gain
-// nothing. Multiples of the 6 rows of a tile.
+// nothing.
 constexpr int64_t kMinRowBlock = 24;
 constexpr int64_t kMaxRowBlock = 192;
 
@@ -202,14 +202,19 @@ int64_t threads_for(const Gemm& g) {
 // The begin of part `i` of `count` things in `parts` nearly equal parts.
 int64_t part(int64_t count, int64_t parts, int64_t i) { return count * i / parts; }
 
-// Each thread takes rows, in blocks that stay in its L2 while the whole weight passes by.
+// Each thread takes rows, in nearly equal blocks that stay in its L2 while the whole weight passes
+// by.
 void run_by_rows(const Gemm& g, int64_t pieces) {
   const int64_t fitting = l2_bytes() / 2 / std::max<int64_t>(1, prepared_row_bytes(g));
-  const int64_t block = std::clamp(fitting / 6 * 6, kMinRowBlock, kMaxRowBlock);
+  const int64_t most = std::clamp(fitting, kMinRowBlock, kMaxRowBlock);
   at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
-    const int64_t last = part(g.rows, pieces, end);
-    for (int64_t first = part(g.rows, pieces, begin); first < last; first += block) {
-      prepare_and_multiply(g, first, std::min(block, last - first), 0, panel_count(g.columns));
+    const int64_t first = part(g.rows, pieces, begin);
+    const int64_t rows = part(g.rows, pieces, end) - first;
+    const int64_t blocks = at::divup(rows, most);
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t offset = part(rows, blocks, i);
+      prepare_and_multiply(g, first + offset, part(rows, blocks, i + 1) - offset, 0,
+                           panel_count(g.columns));
     }
   });
 }
