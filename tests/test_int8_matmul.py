@@ -183,6 +183,21 @@ def test_strides(a_dtype: torch.dtype, b_dtype: torch.dtype, a_layout: str, b_la
 
 
 @pytest.mark.parametrize(("a_dtype", "b_dtype"), SIGNS)
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_few_rows_by_a_weight_as_linear_holds_it(
+    a_dtype: torch.dtype, b_dtype: torch.dtype, rows: int
+) -> None:
+    """Such a weight may be read where it lies, each column on its own."""
+    for depth, columns in [(1, 1), (63, 5), (64, 8), (70, 9), (300, 2050)]:
+        weight = bytes_(columns, depth + 3, dtype=b_dtype)[:, 2 : depth + 2]
+        check(bytes_(rows, depth + 5, dtype=a_dtype)[:, :depth], weight.t())
+    depth = LIMITS[a_dtype, b_dtype]
+    ends = {I8: -128, U8: 255}
+    a = torch.full((rows, depth), ends[a_dtype], dtype=a_dtype)
+    check(a, torch.full((5, depth), ends[b_dtype], dtype=b_dtype).t())
+
+
+@pytest.mark.parametrize(("a_dtype", "b_dtype"), SIGNS)
 def test_expanded_operands(a_dtype: torch.dtype, b_dtype: torch.dtype) -> None:
     check(bytes_(1, 21, dtype=a_dtype).expand(6, 21), bytes_(21, 18, dtype=b_dtype))
     check(bytes_(6, 21, dtype=a_dtype), bytes_(21, 1, dtype=b_dtype).expand(21, 18))
@@ -226,6 +241,12 @@ def test_empty_products(shape: tuple[int, int, int]) -> None:
     rows, depth, columns = shape
     check(bytes_(rows, depth), bytes_(depth, columns))
     assert int8_matmul(bytes_(rows, depth), bytes_(depth, columns)).sum() == 0
+
+
+def test_packed_weights_without_depth() -> None:
+    packed = operator("pack_weight")(torch.empty(5, 0, dtype=I8))
+    a = torch.empty(3, 0, dtype=I8)
+    assert_same(operator("int8_matmul_packed")(a, packed, 5), torch.zeros(3, 5, dtype=torch.int32))
 
 
 @pytest.mark.parametrize("shape", [(70,), (1, 70), (2, 3, 70), (2, 1, 3, 70), (2, 0, 70)])

@@ -322,6 +322,22 @@ def test_keywords_and_defaults() -> None:
     )
 
 
+def test_layers_without_inputs_give_the_bias() -> None:
+    packed = operator("pack_weight")(torch.empty(5, 0, dtype=I8))
+    layer = (packed, torch.ones(5), torch.zeros(5, dtype=torch.int32), floats(5))
+    result = linear_dynamic(torch.empty(3, 0), *layer)
+    assert_same(result, layer[3].expand(3, 5).contiguous())
+
+
+def test_a_narrower_input_meets_zeros_beyond_its_end() -> None:
+    """10 inputs and 12 pack alike: the operator takes the width of the input."""
+    weight = bytes_(35, 12)
+    packed, sums = reference.pack_weight(weight), weight.sum(1, dtype=torch.int32)
+    for dtype in FLOATS:
+        arguments = (floats(9, 10, dtype=dtype), packed, torch.ones(35), sums)
+        assert_same(linear_dynamic(*arguments), reference.linear_dynamic(*arguments))
+
+
 @pytest.mark.any_kernels
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_gradients_pass_beside_it_and_not_through_it(compiled: bool) -> None:

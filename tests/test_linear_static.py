@@ -282,6 +282,22 @@ def test_is_close_to_the_float_layer() -> None:
     assert (result - expected).norm() < 0.03 * expected.norm()
 
 
+def test_layers_without_inputs_give_the_bias() -> None:
+    packed = operator("pack_weight")(torch.empty(5, 0, dtype=I8))
+    layer = (packed, torch.ones(5), torch.zeros(5, dtype=torch.int32), floats(5))
+    result = linear_static(torch.empty(3, 0), SCALE, ZERO_POINT, *layer)
+    assert_same(result, layer[3].expand(3, 5).contiguous())
+
+
+def test_a_narrower_input_meets_zeros_beyond_its_end() -> None:
+    """10 inputs and 12 pack alike: the operator takes the width of the input."""
+    weight = bytes_(35, 12)
+    packed, sums = reference.pack_weight(weight), weight.sum(1, dtype=torch.int32)
+    for dtype in FLOATS:
+        arguments = (floats(9, 10, dtype=dtype), SCALE, ZERO_POINT, packed, torch.ones(35), sums)
+        assert_same(linear_static(*arguments), reference.linear_static(*arguments))
+
+
 @pytest.mark.any_kernels
 def test_compiled_with_dynamic_rows_compiles_once() -> None:
     layer = quantized_linear(35, 70)

@@ -36,6 +36,7 @@ def large_samples(operator: str) -> list[Sample]:
     y[7, 9], y[100, 600], y[299, 0] = torch.nan, torch.inf, -torch.inf
     q = bytes_(301, 603)
     linear, bias = quantized_linear(270, 517), floats(270)
+    flat = quantized_linear(120, 7000)  # which 4 threads share out in a grid of 2 x 2
     tokens = floats(131, 517)
     tokens[5, 100], tokens[77, 516] = torch.nan, torch.inf
     by_axis = {axis: (scales(q.shape[axis]), zero_points(q.shape[axis])) for axis in (0, 1)}
@@ -62,25 +63,30 @@ def large_samples(operator: str) -> list[Sample]:
             (bytes_(131, 517, dtype=a), bytes_(517, 270, dtype=b))
             for a in (torch.int8, U8)
             for b in (torch.int8, U8)
-        ],
+        ]
+        + [(bytes_(rows, 4100), bytes_(70, 4100).t()) for rows in (1, 2, 4, 150)]
+        + [(bytes_(10, 7000), bytes_(7000, 120, dtype=U8))],
         "pack_weight": [(bytes_(1000, 517),)],
         "unpack_weight": [(bytes_(63, 130, 16, 4), 1000, 517)],
         "int8_matmul_packed": [
             (bytes_(131, 517, dtype=a), linear[0], 270) for a in (torch.int8, U8)
-        ],
+        ]
+        + [(bytes_(10, 7000), flat[0], 120)],
         "linear_dynamic": [
             (tokens.to(dtype)[:rows], *linear, bias, activation)
             for dtype in (torch.float32, F16, BF16)
             for rows in (1, 3, 131)
             for activation in ("none", "relu")
-        ],
+        ]
+        + [(floats(10, 7000), *flat)],
         "linear_static": [
             (tokens.to(dtype)[:rows], *one, *linear, bias, activation, *to)
             for dtype in (torch.float32, F16, BF16)
             for rows in (1, 3, 131)
             for activation, *to in [("none",), ("relu", *one), ("none", *one, torch.int8)]
         ]
-        + [(bytes_(131, 517, dtype=dtype), *one, *linear, bias) for dtype in (torch.int8, U8)],
+        + [(bytes_(131, 517, dtype=dtype), *one, *linear, bias) for dtype in (torch.int8, U8)]
+        + [(x, *one, *flat) for x in (floats(10, 7000), bytes_(10, 7000))],
     }
     return [Sample(f"large-{i}", arguments) for i, arguments in enumerate(calls[operator])]
 

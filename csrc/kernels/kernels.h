@@ -90,6 +90,13 @@ struct UnpackedSpan {
 
 inline constexpr int64_t kPanel = 16;  // output features of one packed panel
 inline constexpr int64_t kQuad = 4;    // input features that lie together in it
+inline constexpr int64_t kPanelRow = kPanel * kQuad;
+
+static inline int64_t quads_of(int64_t depth) { return (depth + kQuad - 1) / kQuad; }
+
+// The codes of quantized activations: uint8, what vpdpbusd multiplies with a signed weight.
+inline constexpr int32_t kTokenMin = 0;
+inline constexpr int32_t kTokenMax = 255;
 
 // The Range of n values; of each column of a [rows, columns] matrix, merged into the arrays.
 struct RangeKernels {
@@ -127,7 +134,8 @@ struct MatmulKernels {
   // Products that keep a thread busy for some 2 us: handing work to it costs about 1.
   int64_t products_per_thread;
   void (*prepare_row)(const void* row, bool is_signed, int64_t k, void* prepared);
-  // A row of k floats as uint8 codes, prepared: with given params; with the row's own affine ones.
+  // A row of k floats as codes of [kTokenMin, kTokenMax], prepared: with given params; with the
+  // row's own affine ones.
   void (*quantize_row)(const void* x, Float type, int64_t k, QuantizeParams params, void* prepared);
   QParams (*quantize_token)(const void* x, Float type, int64_t k, void* prepared);
   void (*multiply)(const MatmulSpan& span);

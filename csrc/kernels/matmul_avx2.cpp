@@ -28,28 +28,35 @@ inline __m256i widen(const void* bytes, bool is_signed) {
   return is_signed ? _mm256_cvtepi8_epi16(narrow) : _mm256_cvtepu8_epi16(narrow);
 }
 
+inline __m256i load_step(const int16_t* from, int64_t i) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+}
+
 inline void store_step(void* prepared, int64_t i, __m256i pairs) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(at<int16_t>(prepared, i)), pairs);
 }
 
-// Lays out k values: pairs_of(from) gives those of 16 elements from `from` on. The last step reads
-// a copy filled up with zeros and stores whole quads.
-template <class T, class PairsOf>
-inline void lay_out(const void* row, int64_t k, void* prepared, PairsOf pairs_of) {
+// Lays out k values: values_of(from) gives those of 16 elements from `from` on. The last step reads
+// a copy that is filled up, makes zeros of what it has too much, and stores whole quads.
+template <class T, class ValuesOf>
+inline void lay_out(const void* row, int64_t k, void* prepared, ValuesOf values_of) {
   int64_t i = 0;
-  for (; i + kStep <= k; i += kStep) store_step(prepared, i, pairs_of(at<T>(row, i)));
-  if (i == k) return;
+  for (; i + kStep <= k; i += kStep) store_step(prepared, i, in_pairs(values_of(at<T>(row, i))));
+  const int64_t left = k - i;
+  if (left == 0) return;
   T rest[kStep] = {};
-  int16_t pairs[kStep];
-  memcpy(rest, at<T>(row, i), static_cast<size_t>(k - i) * sizeof(T));
-  store_step(pairs, 0, pairs_of(rest));
-  const int64_t stored = (k - i + kQuad - 1) / kQuad * kQuad;
-  memcpy(at<int16_t>(prepared, i), pairs, static_cast<size_t>(stored) * sizeof(int16_t));
+  int16_t values[kStep];
+  memcpy(rest, at<T>(row, i), static_cast<size_t>(left) * sizeof(T));
+  store_step(values, 0, values_of(rest));
+  memset(values + left, 0, static_cast<size_t>(kStep - left) * sizeof(int16_t));
+  store_step(values, 0, in_pairs(load_step(values, 0)));
+  const auto stored = static_cast<size_t>(quads_of(left) * kQuad) * sizeof(int16_t);
+  memcpy(at<int16_t>(prepared, i), values, stored);
 }
 
 void prepare_row(const void* row, bool is_signed, int64_t k, void* prepared) {
   lay_out<uint8_t>(row, k, prepared,
-                   [is_signed](const uint8_t* from) { return in_pairs(widen(from, is_signed)); });
+                   [is_signed](const uint8_t* from) { return widen(from, is_signed); });
 }
 
 void quantize_row(const void* x, Float type, int64_t k, QuantizeParams params, void* prepared) {
@@ -57,13 +64,13 @@ void quantize_row(const void* x, Float type, int64_t k, QuantizeParams params, v
   const __m256 low = Simd::all(static_cast<float>(params.quant_min - params.zero_point));
   const __m256 high = Simd::all(static_cast<float>(params.quant_max - params.zero_point));
   const __m256i zero_point = Simd::all(params.zero_point);
+  const auto quantize = [&](const auto* from) {
+    return quantize_vector(Simd::load(from), inv_scale, low, high, zero_point);
+  };
   with_type(type, [&](auto element) {
     lay_out<decltype(element)>(x, k, prepared, [&](const auto* from) {
-      const __m256i left = quantize_vector(Simd::load(from), inv_scale, low, high, zero_point);
-      const __m256i right =
-          quantize_vector(Simd::load(from + Simd::lanes), inv_scale, low, high, zero_point);
-      const __m256i packed = _mm256_packs_epi32(left, right);  // within 128 bits: 0 2 1 3
-      return in_pairs(_mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
+      const __m256i halves = _mm256_packs_epi32(quantize(from), quantize(from + Simd::lanes));
+      return _mm256_permute4x64_epi64(halves, _MM_SHUFFLE(3, 1, 2, 0));  // it packs by 128 bits
     });
   });
 }
@@ -159,10 +166,6 @@ constexpr int64_t kDepthBlock = 256;  // quads: 32 KB of widened weight
 constexpr int kPairRows = 4;          // x 16 columns: 8 sums, 4 weights, 2 activations, 2 products
 constexpr int64_t kWideRow = 4 * 16;  // int16 of a quad: left even and odd, right even and odd
 
-inline __m256i load_step(const int16_t* from, int64_t i) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
-}
-
 // The products a0 a1 + a2 a3 of a row's quads, which lie in the order 0 2 1 3, added up: each pair
 // is multiplied with the one beside it, so that every second lane repeats its neighbour.
 int32_t sum_row_products(const int16_t* row, int64_t quads) {
@@ -240,8 +243,8 @@ inline void subtract_products(const RowSpan& a, const int32_t* row_products, __m
   }
 }
 
-void sum_panel_in_pairs(const RowSpan& a, const int32_t* row_products, const int8_t* weight,
-                        int64_t quads) {
+void sum_panel_by_identity(const RowSpan& a, const int32_t* row_products, const int8_t* weight,
+                           int64_t quads) {
   int16_t wide[kDepthBlock * kWideRow];
   memset(a.sums, 0, static_cast<size_t>(a.count * kPanel) * sizeof(int32_t));
   __m256i left = _mm256_setzero_si256(), right = left;
@@ -260,13 +263,13 @@ void multiply_rows(const MatmulSpan& s, int64_t first, int64_t count) {
   int32_t sums[kRowBlock * kPanel], row_products[kRowBlock];
   const int64_t stride = s.activation_stride / kActivationBytes;
   const RowSpan a = {at<int16_t>(row_of(s, first), 0), stride, count, sums};
-  const bool in_pairs = count >= kManyRows && s.quads >= kDeep;
-  for (int64_t i = 0; in_pairs && i < count; ++i) {
+  const bool by_identity = count >= kManyRows && s.quads >= kDeep;
+  for (int64_t i = 0; by_identity && i < count; ++i) {
     row_products[i] = sum_row_products(a.rows + i * stride, s.quads);
   }
   for (int64_t panel = s.first_panel; panel < s.last_panel; ++panel) {
-    if (in_pairs) {
-      sum_panel_in_pairs(a, row_products, panel_of(s, panel), s.quads);
+    if (by_identity) {
+      sum_panel_by_identity(a, row_products, panel_of(s, panel), s.quads);
     } else {
       sum_panel(a, panel_of(s, panel), s.quads);
     }

@@ -1,7 +1,5 @@
 // The int8 matmul in AVX-512 VNNI: vpdpbusd on 512 bits, one row of a packed panel.
 #include "simd_avx512.h"
-// Simd first: the kernels are written in it.
-#include "range_simd.h"
 
 namespace torchquant::kernels {
 namespace {
@@ -31,15 +29,17 @@ struct Vnni {
 }  // namespace
 }  // namespace torchquant::kernels
 
+// Simd and Vnni first: the kernel is written in them.
 #include "matmul_vnni.h"
 
 namespace torchquant::kernels {
 namespace {
 
-constexpr int64_t kProductsPerThread = int64_t{1} << 20;  // 550 per ns
+constexpr int64_t kProductsPerThread = int64_t{1} << 20;  // an estimate: 2 x 64 bytes a cycle
 
 // The rows of both sides lie along the depth: 64 products of each pair are added into 16 sums, and
-// these at the end. Only for 4 rows: with more, packing costs less than the loads of each pair.
+// these at the end. For 4 rows and no more: every further row makes packing, once for all, cheaper
+// in comparison.
 constexpr int kUnpackedRows = 4;
 constexpr int kUnpackedColumns = 4;
 constexpr int64_t kStep = 64;

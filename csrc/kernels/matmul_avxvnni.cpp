@@ -1,7 +1,5 @@
 // The int8 matmul in AVX-VNNI: vpdpbusd on 256 bits, of client processors without AVX-512.
 #include "simd_avx2.h"
-// Simd first: the kernels are written in it.
-#include "range_simd.h"
 
 namespace torchquant::kernels {
 namespace {
@@ -30,11 +28,15 @@ struct Vnni {
 }  // namespace
 }  // namespace torchquant::kernels
 
+// Simd and Vnni first: the kernel is written in them.
 #include "matmul_vnni.h"
 
 namespace torchquant::kernels {
+namespace {
 
-constexpr int64_t kProductsPerThread = int64_t{1} << 18;  // 275 per ns
+constexpr int64_t kProductsPerThread = int64_t{1} << 18;  // an estimate: 2 x 32 bytes a cycle
+
+}  // namespace
 
 const MatmulKernels matmul_avxvnni = {
     kActivationBytes, kSignedOffset,  kProductsPerThread, prepare_row,

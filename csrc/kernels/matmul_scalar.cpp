@@ -7,7 +7,7 @@ namespace {
 constexpr int64_t kActivationBytes = 2;                   // int16 holds int8 and uint8 alike
 constexpr int64_t kProductsPerThread = int64_t{1} << 13;  // 5 per ns
 
-int64_t padded(int64_t k) { return (k + kQuad - 1) / kQuad * kQuad; }
+int64_t padded(int64_t k) { return quads_of(k) * kQuad; }
 
 void prepare_row(const void* row, bool is_signed, int64_t k, void* prepared) {
   for (int64_t i = 0; i < padded(k); ++i) {
@@ -28,8 +28,9 @@ void quantize_row(const void* x, Float type, int64_t k, QuantizeParams p, void* 
 }
 
 QParams quantize_token(const void* x, Float type, int64_t k, void* prepared) {
-  const QParams chosen = affine_qparams(range_scalar.span(x, type, k), 0, 255);
-  quantize_row(x, type, k, {1.0f / chosen.scale, chosen.zero_point, 0, 255}, prepared);
+  const QParams chosen = affine_qparams(range_scalar.span(x, type, k), kTokenMin, kTokenMax);
+  quantize_row(x, type, k, {1.0f / chosen.scale, chosen.zero_point, kTokenMin, kTokenMax},
+               prepared);
   return chosen;
 }
 
@@ -46,7 +47,7 @@ void sum_panel(const void* row, const int8_t* panel, int64_t quads, int32_t* sum
 }
 
 float rescale(const Epilogue& e, int32_t sum, int64_t m, int64_t n) {
-  float y = static_cast<float>(sum) * e.row_scale[m * e.row_step] * load<float>(e.weight_scale, n);
+  float y = rescale_value(sum, e.row_scale[m * e.row_step], load<float>(e.weight_scale, n));
   if (e.bias) y = y + load<float>(e.bias, n);
   return e.relu && y < 0 ? 0 : y;  // NaN stays
 }
@@ -72,7 +73,7 @@ void multiply(const MatmulSpan& s) {
     const void* row = at<char>(s.activations, m * s.activation_stride);
     for (int64_t panel = s.first_panel; panel < s.last_panel; ++panel) {
       int32_t sums[kPanel];
-      sum_panel(row, s.weight + (panel - s.first_panel) * s.quads * kPanel * kQuad, s.quads, sums);
+      sum_panel(row, s.weight + (panel - s.first_panel) * s.quads * kPanelRow, s.quads, sums);
       for (int64_t n = 0; n < kPanel && panel * kPanel + n < s.columns; ++n) {
         const int64_t column = panel * kPanel + n;
         finish(s.epilogue, sums[n], m, column, s.out, m * s.out_stride + column);

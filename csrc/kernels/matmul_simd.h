@@ -8,12 +8,6 @@
 namespace torchquant::kernels {
 namespace {
 
-// 16 outputs x 4 inputs: one row of a packed panel, in bytes.
-constexpr int64_t kPanelRow = kPanel * kQuad;
-
-constexpr int32_t kTokenMin = 0;
-constexpr int32_t kTokenMax = 255;
-
 inline int32_t load_int32(const void* p) { return load<int32_t>(p, 0); }
 
 inline const int8_t* panel_of(const MatmulSpan& s, int64_t panel) {

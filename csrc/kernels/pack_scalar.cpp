@@ -6,20 +6,20 @@ namespace {
 
 void pack(const int8_t* weight, int64_t column_stride, int64_t k_stride, int64_t columns, int64_t k,
           uint8_t flip, int8_t* panels) {
-  const int64_t quads = (k + kQuad - 1) / kQuad, count = (columns + kPanel - 1) / kPanel;
-  memset(panels, 0, static_cast<size_t>(count * quads * kPanel * kQuad));
+  const int64_t quads = quads_of(k), count = (columns + kPanel - 1) / kPanel;
+  memset(panels, 0, static_cast<size_t>(count * quads * kPanelRow));
   for (int64_t n = 0; n < columns; ++n) {
     int8_t* slots = panels + (n / kPanel * quads * kPanel + n % kPanel) * kQuad;
     for (int64_t i = 0; i < k; ++i) {
       const auto byte = static_cast<uint8_t>(weight[n * column_stride + i * k_stride]);
-      slots[i / kQuad * kPanel * kQuad + i % kQuad] = static_cast<int8_t>(byte + flip);
+      slots[i / kQuad * kPanelRow + i % kQuad] = static_cast<int8_t>(byte + flip);
     }
   }
 }
 
 void sum(const int8_t* panel, int64_t quads, int32_t* sums) {
   int32_t totals[kPanel] = {};
-  for (int64_t i = 0; i < quads * kPanel * kQuad; ++i) totals[i / kQuad % kPanel] += panel[i];
+  for (int64_t i = 0; i < quads * kPanelRow; ++i) totals[i / kQuad % kPanel] += panel[i];
   memcpy(sums, totals, sizeof(totals));
 }
 

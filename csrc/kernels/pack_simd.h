@@ -7,8 +7,6 @@
 namespace torchquant::kernels {
 namespace {
 
-constexpr int64_t kPanelRow = kPanel * kQuad;
-
 // Rows of the depth, each of which may lie in a page of its own, that are asked for ahead.
 constexpr int64_t kRowsAhead = 32;
 
@@ -32,8 +30,7 @@ inline void pack_along_depth(const int8_t* weight, int64_t column_stride, int64_
       memcpy(bytes + n * kStep, weight + n * column_stride + i, static_cast<size_t>(count));
     }
     Transpose::columns(bytes, kStep, flip, rows);
-    const int64_t quads = (count + kQuad - 1) / kQuad;
-    memcpy(panel + i / kQuad * kPanelRow, rows, static_cast<size_t>(quads * kPanelRow));
+    memcpy(panel + i / kQuad * kPanelRow, rows, static_cast<size_t>(quads_of(count) * kPanelRow));
   }
 }
 
@@ -53,7 +50,7 @@ inline void pack_part_of_quad(const int8_t* weight, int64_t k_stride, int64_t co
 template <class Transpose>
 inline void pack_across_depth(const int8_t* weight, int64_t k_stride, int64_t columns, int64_t k,
                               uint8_t flip, int8_t* panels) {
-  const int64_t panel_bytes = (k + kQuad - 1) / kQuad * kPanelRow;
+  const int64_t panel_bytes = quads_of(k) * kPanelRow;
   for (int64_t i = 0; i < k; i += kQuad, weight += kQuad * k_stride, panels += kPanelRow) {
     const int64_t rows = k - i < kQuad ? k - i : kQuad;
     if (i + kRowsAhead + kQuad <= k) {
@@ -77,7 +74,7 @@ template <class Transpose>
 inline void pack_with(const int8_t* weight, int64_t column_stride, int64_t k_stride,
                       int64_t columns, int64_t k, uint8_t flip, int8_t* panels) {
   if (k_stride == 1) {
-    const int64_t panel_bytes = (k + kQuad - 1) / kQuad * kPanelRow;
+    const int64_t panel_bytes = quads_of(k) * kPanelRow;
     for (int64_t n = 0; n < columns; n += kPanel, panels += panel_bytes) {
       const int64_t count = columns - n < kPanel ? columns - n : kPanel;
       pack_along_depth<Transpose>(weight + n * column_stride, column_stride, count, k, flip,

@@ -81,13 +81,11 @@ TORCHQUANT_HOST_DEVICE static inline int32_t subtract_product(int32_t a, int32_t
                               static_cast<uint32_t>(b) * static_cast<uint32_t>(c));
 }
 
-// y = float(sum - zero_point * weight_sum) * scale * weight_scale, left to right, each step
-// rounded.
-TORCHQUANT_HOST_DEVICE static inline float rescale_value(int32_t sum, int32_t zero_point,
-                                                         int32_t weight_sum, float scale,
+// y = float(sum) * scale * weight_scale, left to right, each step rounded; `sum` is without its
+// zero point.
+TORCHQUANT_HOST_DEVICE static inline float rescale_value(int32_t sum, float scale,
                                                          float weight_scale) {
-  const float t = static_cast<float>(subtract_product(sum, zero_point, weight_sum));
-  return t * scale * weight_scale;
+  return static_cast<float>(sum) * scale * weight_scale;
 }
 
 // The scale of a non-zero finite range, rounded once from double and kept a normal float.

@@ -50,7 +50,7 @@ inline ChannelParams read_params(const at::Tensor& scale, const at::Tensor& zero
 }
 
 // The active kernels, or the scalar ones where a zero point is beyond what vectors compute exactly.
-inline const kernels::Kernels& kernels_for(const std::vector<int32_t>& zero_point) {
+inline const kernels::Kernels& kernels_for(c10::ArrayRef<int32_t> zero_point) {
   const bool ordinary = std::all_of(zero_point.begin(), zero_point.end(), [](int32_t zero) {
     return -kernels::kVectorZeroPoint <= zero && zero <= kernels::kVectorZeroPoint;
   });

@@ -389,7 +389,8 @@ inline ScalarType check_output_dtype(const Tensor& input, bool requantized,
   if (requantized) {
     const ScalarType dtype = output_dtype.value_or(at::kByte);
     TORCH_CHECK(is_byte(dtype), "output_dtype must be uint8 or int8 with output_scale, but got ",
-                dtype_name(dtype), ": leave output_scale out for a float result");
+                dtype_name(dtype),
+                ": leave output_scale and output_zero_point out for a float result");
     return dtype;
   }
   const ScalarType dtype =

@@ -21,23 +21,27 @@ constexpr int64_t kSharedActivations = 32768;
 constexpr int64_t kMinRowBlock = 24;
 constexpr int64_t kMaxRowBlock = 192;
 
-constexpr int32_t kFlip = 128;  // uint8 weights are multiplied as int8: w = (w - 128) + 128
-
 // What the system says, or what every x86-64 server of the last ten years has at least.
 int64_t l2_bytes() {
-  static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 * 1024);
+  constexpr int64_t kLeast = 256 * 1024;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), kLeast);
   return bytes;
+#else
+  return kLeast;
+#endif
 }
 
-int64_t padded_depth(const Gemm& g) { return at::divup(g.depth, kernels::kQuad) * kernels::kQuad; }
-
-int64_t prepared_row_bytes(const Gemm& g) { return padded_depth(g) * g.kernel.activation_bytes; }
+int64_t prepared_row_bytes(const Gemm& g) {
+  return kernels::quads_of(g.depth) * kernels::kQuad * g.kernel.activation_bytes;
+}
 
 bool lie_ready(const Gemm& g) {
-  return g.activations.are_bytes() && g.kernel.activation_bytes == 1 && padded_depth(g) == g.depth;
+  return g.activations.are_bytes() && g.kernel.activation_bytes == 1 &&
+         g.depth % kernels::kQuad == 0;
 }
 
-bool flipped(const Gemm& g) { return g.plain != nullptr && g.plain->flip != 0; }
+bool flipped(const Gemm& g) { return g.plain != nullptr && g.plain->source.flip != 0; }
 
 int32_t sum_row(const Activations& a, int64_t m, int64_t depth) {
   int32_t sum = 0;
@@ -118,23 +122,23 @@ void multiply(const Gemm& g, const Rows& rows, const int8_t* weight, int64_t fir
       ready ? g.activations.row(rows.first) : rows.block.prepared.data() + rows.offset * stride;
   char* out = static_cast<char*>(g.out) + rows.first * g.columns * g.out_element_size;
   g.kernel.multiply({activations, stride, g.activations.are_signed(), rows.count,
-                     padded_depth(g) / kernels::kQuad, weight, first_panel, last_panel, g.columns,
+                     kernels::quads_of(g.depth), weight, first_panel, last_panel, g.columns,
                      epilogue_of(g, rows), out, g.columns});
 }
 
 // Multiplies by panels that are packed, or else packed here, group by group, while they are in L2.
 void multiply_panels(const Gemm& g, const Rows& rows, int64_t first_panel, int64_t last_panel) {
   const int64_t size = panel_size(g.depth);
-  if (g.packed != nullptr) {
+  if (g.plain == nullptr || g.packed != nullptr) {  // one without depth is packed and null
     return multiply(g, rows, g.packed + first_panel * size, first_panel, last_panel);
   }
   thread_local std::vector<int8_t> packed;
   make_room(packed, kPanelGroup * size);
   for (int64_t panel = first_panel; panel < last_panel; panel += kPanelGroup) {
     const int64_t end = std::min(panel + kPanelGroup, last_panel);
-    pack_panels(*g.plain, panel, end, packed.data());
+    pack_panels(g.plain->source, panel, end, packed.data());
     if (g.epilogue.row_zero_point != nullptr) {
-      sum_panels(packed.data(), g.depth, panel, end, g.plain_sums + panel * kernels::kPanel);
+      sum_panels(packed.data(), g.depth, panel, end, g.plain->sums + panel * kernels::kPanel);
     }
     multiply(g, rows, packed.data(), panel, end);
   }
@@ -162,7 +166,7 @@ struct Grid {
 
 // The time of a thread with so many rows and columns, in 1/128 cycles for each unit of depth, of a
 // core that each cycle multiplies 128 pairs, or takes in 64 bytes of weight, or quantizes 8
-// activations. Slower sets multiply fewer; the order of the choices hardly changes.
+// activations: an AVX-512 one. Slower sets multiply fewer, which counts for all choices alike.
 int64_t cost(int64_t rows, int64_t columns) { return rows * columns + 2 * columns + 16 * rows; }
 
 Grid choose_grid(const Gemm& g, int64_t threads) {
@@ -202,15 +206,18 @@ int64_t threads_for(const Gemm& g) {
 // The begin of part `i` of `count` things in `parts` nearly equal parts.
 int64_t part(int64_t count, int64_t parts, int64_t i) { return count * i / parts; }
 
+int64_t row_block(const Gemm& g) {
+  const int64_t fitting = l2_bytes() / 2 / std::max<int64_t>(1, prepared_row_bytes(g));
+  return std::clamp(fitting, kMinRowBlock, kMaxRowBlock);
+}
+
 // Each thread takes rows, in nearly equal blocks that stay in its L2 while the whole weight passes
 // by.
 void run_by_rows(const Gemm& g, int64_t pieces) {
-  const int64_t fitting = l2_bytes() / 2 / std::max<int64_t>(1, prepared_row_bytes(g));
-  const int64_t most = std::clamp(fitting, kMinRowBlock, kMaxRowBlock);
   at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
     const int64_t first = part(g.rows, pieces, begin);
     const int64_t rows = part(g.rows, pieces, end) - first;
-    const int64_t blocks = at::divup(rows, most);
+    const int64_t blocks = at::divup(rows, row_block(g));
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t offset = part(rows, blocks, i);
       prepare_and_multiply(g, first + offset, part(rows, blocks, i + 1) - offset, 0,
@@ -253,15 +260,20 @@ void run_grid(const Gemm& g, Grid grid) {
   run_by_panels(g, grid);
 }
 
+// Whether each panel of a plain weight meets all rows at once, so that it can be packed there.
+bool packs_on_the_way(const Gemm& g, Grid grid) {
+  return grid.rows == 1 && g.rows <= (grid.panels == 1 ? row_block(g) : kMaxRowBlock);
+}
+
 // Packs the whole weight first, for rows that would each pack it again.
 void run_packed(Gemm g, Grid grid) {
   const int64_t size = panel_size(g.depth);
   const auto packed = std::make_unique_for_overwrite<int8_t[]>(panel_count(g.columns) * size);
   for_panels(g.columns, g.depth, [&](int64_t begin, int64_t end) {
-    pack_panels(*g.plain, begin, end, packed.get() + begin * size);
+    pack_panels(g.plain->source, begin, end, packed.get() + begin * size);
     if (g.epilogue.row_zero_point != nullptr) {
       sum_panels(packed.get() + begin * size, g.depth, begin, end,
-                 g.plain_sums + begin * kernels::kPanel);
+                 g.plain->sums + begin * kernels::kPanel);
     }
   });
   g.packed = packed.get();
@@ -274,11 +286,8 @@ void run(const Gemm& gemm) {
   if (gemm.rows == 0 || gemm.columns == 0) return;
   const Grid grid = choose_grid(gemm, threads_for(gemm));
   if (gemm.plain == nullptr) return run_grid(gemm, grid);
-  std::vector<int32_t> sums(panel_count(gemm.columns) * kernels::kPanel);
-  Gemm g = gemm;
-  g.epilogue.weight_sum = g.plain_sums = sums.data();
-  if (grid.rows == 1 && g.rows <= kMaxRowBlock) return run_grid(g, grid);
-  run_packed(g, grid);
+  if (packs_on_the_way(gemm, grid)) return run_grid(gemm, grid);
+  run_packed(gemm, grid);
 }
 
 }  // namespace torchquant::ops

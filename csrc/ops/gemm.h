@@ -23,9 +23,15 @@ struct Activations {
   const void* row(int64_t m) const { return static_cast<const char*>(data) + m * row_bytes; }
 };
 
+// A weight to be packed, and room for the sums of its columns, kPanel for each panel.
+struct PlainWeight {
+  WeightSource source;
+  int32_t* sums;
+};
+
 // rows x columns outputs of `depth` products each. The weight is packed, or `plain` and packed on
-// the way; then run() finds its sums, where the epilogue needs them, and gives back to each row
-// what flipping the weight took away.
+// the way; then run() fills in its sums, where the epilogue takes them away, and gives back to each
+// row what flipping the weight took away.
 struct Gemm {
   const kernels::MatmulKernels& kernel;
   int64_t rows;
@@ -33,11 +39,10 @@ struct Gemm {
   int64_t columns;
   Activations activations;
   const int8_t* packed;
-  const WeightSource* plain;
+  const PlainWeight* plain;
   kernels::Epilogue epilogue;
   void* out;
   int64_t out_element_size;
-  int32_t* plain_sums = nullptr;  // run's own
 };
 
 void run(const Gemm& gemm);

@@ -6,8 +6,6 @@
 namespace torchquant::ops {
 namespace {
 
-constexpr uint8_t kFlip = 128;  // makes a uint8 weight int8
-
 // Rows of bytes. The stride of a single row says nothing.
 Activations byte_rows(const Tensor& a) {
   return {a.const_data_ptr(), a.size(0) > 1 ? a.stride(0) : a.size(1), a.scalar_type(), {}};
@@ -19,15 +17,19 @@ Tensor with_dense_rows(const Tensor& a) {
   return dense ? a : a.contiguous();
 }
 
+// Whether the kernel sees activations greater than they are, which weight sums then make up for.
+bool is_shifted(const Tensor& a) {
+  return a.scalar_type() == at::kChar && kernels::active().matmul.signed_offset != 0;
+}
+
 // out[rows, columns] = a x weight, packed or plain.
-void multiply(const Tensor& a, const int8_t* packed, const WeightSource* plain,
+void multiply(const Tensor& a, const int8_t* packed, const PlainWeight* plain,
               const int32_t* weight_sum, int64_t columns, int32_t* out) {
   const auto& kernel = kernels::active().matmul;
-  const int32_t shift = kernel.signed_offset;
   kernels::Epilogue epilogue = {};
   epilogue.type = kernels::Output::i32;
   epilogue.weight_sum = weight_sum;
-  if (a.scalar_type() == at::kChar && shift != 0) epilogue.row_zero_point = &shift;
+  if (is_shifted(a)) epilogue.row_zero_point = &kernel.signed_offset;
   run({kernel, a.size(0), a.size(1), columns, byte_rows(a), packed, plain, epilogue, out,
        sizeof(int32_t)});
 }
@@ -54,10 +56,11 @@ void multiply_plain(const Tensor& a, const Tensor& b, int32_t* out) {
   if (a.size(0) <= kernels::active().matmul.unpacked_rows && dense_columns) {
     return multiply_unpacked(a, b, out);
   }
-  const WeightSource source = {
-      b.const_data_ptr(), b.stride(1), b.stride(0),
-      b.size(1),          b.size(0),   b.scalar_type() == at::kByte ? kFlip : uint8_t{0}};
-  multiply(a, nullptr, &source, nullptr, b.size(1), out);
+  const uint8_t flip = b.scalar_type() == at::kByte ? kFlip : 0;
+  std::vector<int32_t> sums(is_shifted(a) ? panel_count(b.size(1)) * kernels::kPanel : 0);
+  const PlainWeight weight = {
+      {b.const_data_ptr(), b.stride(1), b.stride(0), b.size(1), b.size(0), flip}, sums.data()};
+  multiply(a, nullptr, &weight, sums.data(), b.size(1), out);
 }
 
 Tensor int8_matmul_cpu(const Tensor& a, const Tensor& b) {
@@ -103,9 +106,9 @@ Tensor int8_matmul_packed_cpu(const Tensor& a, const Tensor& packed_weight, int6
   const Tensor rows = with_dense_rows(a.reshape({out.numel() / out_features, depth}));
   const Tensor weight = packed_weight.contiguous();
   const Tensor given = weight_sum ? weight_sum->contiguous() : Tensor();
-  const bool needed = a.scalar_type() == at::kChar && kernels::active().matmul.signed_offset != 0;
-  const std::vector<int32_t> own =
-      needed && !weight_sum ? sum_packed(weight, out_features, depth) : std::vector<int32_t>();
+  const std::vector<int32_t> own = is_shifted(a) && !weight_sum
+                                       ? sum_packed(weight, out_features, depth)
+                                       : std::vector<int32_t>();
   multiply(rows, weight.const_data_ptr<int8_t>(), nullptr,
            weight_sum ? given.const_data_ptr<int32_t>() : own.data(), out_features,
            out.mutable_data_ptr<int32_t>());

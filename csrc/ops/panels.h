@@ -9,7 +9,10 @@
 
 namespace torchquant::ops {
 
-// out_features x in_features bytes at any strides; flip is added to each (see PackKernels).
+// Makes a uint8 weight int8: w = (w - 128) + 128.
+inline constexpr uint8_t kFlip = 128;
+
+// out_features x in_features bytes at any strides; flip, 0 or kFlip, is added to each.
 struct WeightSource {
   const void* data;
   int64_t out_stride;
@@ -21,7 +24,7 @@ struct WeightSource {
 
 // The bytes of one panel.
 inline int64_t panel_size(int64_t in_features) {
-  return kernels::kPanel * at::divup(in_features, kernels::kQuad) * kernels::kQuad;
+  return kernels::quads_of(in_features) * kernels::kPanelRow;
 }
 
 inline int64_t panel_count(int64_t out_features) {
@@ -45,7 +48,7 @@ inline void sum_panels(const int8_t* packed, int64_t in_features, int64_t begin,
                        int32_t* sums) {
   const int64_t size = panel_size(in_features);
   for (int64_t panel = begin; panel < end; ++panel, packed += size, sums += kernels::kPanel) {
-    kernels::active().pack.sum(packed, size / (kernels::kPanel * kernels::kQuad), sums);
+    kernels::active().pack.sum(packed, kernels::quads_of(in_features), sums);
   }
 }
 

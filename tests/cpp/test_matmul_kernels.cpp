@@ -139,28 +139,28 @@ TEST_P(EverySetMatmul, IsExactForTheExtremes) {
   }
 }
 
-// Some of the panels, by a pointer to the first of them, and rows that lie apart.
-TEST_P(EverySetMatmul, MultipliesAPartOfTheWeight) {
-  constexpr int64_t kRows = 5, kDepth = 24, kColumns = 100, kFirst = 2, kLast = 6;
-  const auto a = random_bytes(kRows * kDepth, 1);
-  const auto weight = random_bytes(kColumns * kDepth, 2);
-  const Packed packed = pack(set(), {weight.begin(), weight.end()}, kColumns, kDepth);
-  const int64_t stride = row_bytes(set(), kDepth) + 3 * set().matmul.activation_bytes;
-  std::vector<uint8_t> prepared(kRows * stride);
-  for (int64_t m = 0; m < kRows; ++m) {
-    set().matmul.prepare_row(a.data() + m * kDepth, false, kDepth, prepared.data() + m * stride);
+// Rows and columns that lie apart, as those of larger matrices do.
+void expect_exact_unpacked(const Kernels& set, int64_t rows, int64_t k, int64_t columns,
+                           bool a_signed, bool weight_signed, const std::vector<uint8_t>& a,
+                           const std::vector<uint8_t>& weight) {
+  constexpr int64_t kApart = 3;
+  const auto apart = [k](const std::vector<uint8_t>& dense, int64_t count) {
+    std::vector<uint8_t> spread(count * (k + kApart), 0x5a);
+    for (int64_t i = 0; i < count; ++i) {
+      std::copy_n(dense.begin() + i * k, k, spread.begin() + i * (k + kApart));
+    }
+    return spread;
+  };
+  const auto left = apart(a, rows), right = apart(weight, columns);
+  const int64_t out_stride = columns + kApart;
+  std::vector<int32_t> out(rows * out_stride, -1);
+  set.matmul.multiply_unpacked({left.data(), k + kApart, a_signed, rows, k, right.data(),
+                                k + kApart, weight_signed, columns, out.data(), out_stride});
+  const auto product = exact_product(a, a_signed, weight, weight_signed, rows, k, columns);
+  for (int64_t i = 0; i < rows * out_stride; ++i) {
+    const int64_t m = i / out_stride, n = i % out_stride;
+    ASSERT_EQ(out[i], n < columns ? product[m * columns + n] : -1) << m << ", " << n;
   }
-  std::vector<int32_t> out(kRows * kColumns, -1);
-  Epilogue epilogue = {};
-  set().matmul.multiply({prepared.data(), stride, false, kRows, kDepth / kQuad,
-                         packed.panels.data() + kFirst * kPanel * kDepth, kFirst, kLast, kColumns,
-                         epilogue, out.data(), kColumns});
-  auto expected = exact_product(a, false, weight, true, kRows, kDepth, kColumns);
-  for (int64_t i = 0; i < kRows * kColumns; ++i) {
-    const int64_t panel = i % kColumns / kPanel;
-    if (panel < kFirst || panel >= kLast) expected[i] = -1;
-  }
-  EXPECT_EQ(out, expected);
 }
 
 TEST_P(EverySetMatmul, MultipliesUnpackedWeightsExactly) {
@@ -173,13 +173,24 @@ TEST_P(EverySetMatmul, MultipliesUnpackedWeightsExactly) {
         const auto weight = random_bytes(columns * k, static_cast<uint32_t>(k + 1));
         for (const bool a_signed : {true, false}) {
           for (const bool weight_signed : {true, false}) {
-            Guarded out(rows * columns * sizeof(int32_t));
-            kernel.multiply_unpacked({a.data(), k, a_signed, rows, k, weight.data(), k,
-                                      weight_signed, columns, static_cast<int32_t*>(out.data()),
-                                      columns});
-            ASSERT_TRUE(out.intact());
-            ASSERT_EQ(integers(out),
-                      exact_product(a, a_signed, weight, weight_signed, rows, k, columns));
+            expect_exact_unpacked(set(), rows, k, columns, a_signed, weight_signed, a, weight);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EverySetMatmul, MultipliesUnpackedExtremesExactly) {
+  for (int64_t rows = 1; rows <= set().matmul.unpacked_rows; ++rows) {
+    for (const uint8_t x : {UINT8_C(0), UINT8_C(127), UINT8_C(128), UINT8_C(255)}) {
+      for (const uint8_t y : {UINT8_C(127), UINT8_C(128), UINT8_C(255)}) {
+        for (const bool a_signed : {true, false}) {
+          for (const bool weight_signed : {true, false}) {
+            const int64_t k = 33025;  // the deepest that all four allow
+            expect_exact_unpacked(set(), rows, k, 5, a_signed, weight_signed,
+                                  std::vector<uint8_t>(rows * k, x),
+                                  std::vector<uint8_t>(5 * k, y));
           }
         }
       }
@@ -200,13 +211,21 @@ int64_t size_of(Output type) {
   return type == Output::i8 || type == Output::u8 ? 1 : 2;
 }
 
-std::vector<uint8_t> linear(const Kernels& set, const LinearCase& c, int64_t columns) {
-  constexpr int64_t kRows = 7, kDepth = 45;
-  const Packed packed = pack(set, signed_bytes(columns * kDepth, 3), columns, kDepth);
-  const auto prepared = prepare(set, random_bytes(kRows * kDepth, 4), false, kRows, kDepth);
-  std::vector<int32_t> zero_point(kRows), offset(kRows);
-  std::vector<float> scale(kRows), weight_scale(columns), bias(columns);
-  for (int64_t m = 0; m < kRows; ++m) {
+struct Sizes {
+  int64_t rows;
+  int64_t depth;
+  int64_t columns;
+};
+
+// Some panels of the product, in an output that is otherwise left alone.
+std::vector<uint8_t> linear(const Kernels& set, const LinearCase& c, const Sizes& sizes,
+                            int64_t first_panel, int64_t last_panel) {
+  const auto [rows, depth, columns] = sizes;
+  const Packed packed = pack(set, signed_bytes(columns * depth, 3), columns, depth);
+  const auto prepared = prepare(set, random_bytes(rows * depth, 4), false, rows, depth);
+  std::vector<int32_t> zero_point(rows), offset(rows);
+  std::vector<float> scale(rows), weight_scale(columns), bias(columns);
+  for (int64_t m = 0; m < rows; ++m) {
     zero_point[m] = static_cast<int32_t>(m * 41 % 256);
     offset[m] = static_cast<int32_t>(m * 1000 - 2500);
     scale[m] = m == 3 ? NAN : 0.013f * static_cast<float>(m + 1);
@@ -227,23 +246,30 @@ std::vector<uint8_t> linear(const Kernels& set, const LinearCase& c, int64_t col
   e.type = c.type;
   const bool to_signed = c.type == Output::i8;
   e.requantize = {3.7f, to_signed ? -5 : 120, to_signed ? -128 : 0, to_signed ? 127 : 255};
-  Guarded out(kRows * columns * size_of(c.type));
-  set.matmul.multiply({prepared.data() + 1, row_bytes(set, kDepth), false, kRows,
-                       divide_up(kDepth, kQuad), packed.panels.data(), 0,
-                       divide_up(columns, kPanel), columns, e, out.data(), columns});
+  Guarded out(rows * columns * size_of(c.type));
+  const int64_t quads = quads_of(depth);
+  set.matmul.multiply({prepared.data() + 1, row_bytes(set, depth), false, rows, quads,
+                       packed.panels.data() + first_panel * quads * kPanelRow, first_panel,
+                       last_panel, columns, e, out.data(), columns});
   EXPECT_TRUE(out.intact());
   return out.content();
 }
 
+constexpr Output kOutputs[] = {Output::i32,  Output::f32, Output::f16,
+                               Output::bf16, Output::i8,  Output::u8};
+
 TEST_P(EverySetMatmul, FinishesLinearAsScalarDoes) {
-  for (const Output type :
-       {Output::i32, Output::f32, Output::f16, Output::bf16, Output::i8, Output::u8}) {
+  for (const Output type : kOutputs) {
     for (const bool has_bias : {false, true}) {
       for (const bool relu : {false, true}) {
         for (const bool one_zero_point : {false, true}) {
+          const LinearCase c = {type, has_bias, relu, one_zero_point};
           for (const int64_t columns : {1, 15, 16, 17, 40, 64, 65}) {
-            const LinearCase c = {type, has_bias, relu, one_zero_point};
-            ASSERT_EQ(linear(set(), c, columns), linear(scalar(), c, columns));
+            const int64_t panels = divide_up(columns, kPanel);
+            for (const auto& [rows, depth] : {std::pair{7, 45}, {26, 260}}) {
+              const Sizes sizes = {rows, depth, columns};
+              ASSERT_EQ(linear(set(), c, sizes, 0, panels), linear(scalar(), c, sizes, 0, panels));
+            }
           }
         }
       }
@@ -251,16 +277,36 @@ TEST_P(EverySetMatmul, FinishesLinearAsScalarDoes) {
   }
 }
 
-// Rows in the layout of the set are compared by their products with a diagonal of ones.
+TEST_P(EverySetMatmul, FinishesAPartOfTheWeightAsScalarDoes) {
+  for (const Output type : kOutputs) {
+    const LinearCase c = {type, true, true, false};
+    for (const auto& [first, last] : {std::pair{2, 6}, {1, 2}, {6, 7}}) {
+      for (const auto& [rows, depth] : {std::pair{5, 24}, {25, 256}}) {
+        const Sizes sizes = {rows, depth, 100};
+        ASSERT_EQ(linear(set(), c, sizes, first, last), linear(scalar(), c, sizes, first, last));
+      }
+    }
+  }
+}
+
+// Rows in the layout of the set are compared by their products with a diagonal of ones, which meets
+// the padding too and finds zeros there.
 std::vector<int32_t> codes_of(const Kernels& set, const std::vector<uint8_t>& prepared, int64_t k) {
-  std::vector<int8_t> diagonal(k * k);
-  for (int64_t i = 0; i < k; ++i) diagonal[i * k + i] = 1;
-  const Packed packed = pack(set, diagonal, k, k);
-  std::vector<int32_t> codes(k);
-  set.matmul.multiply({prepared.data() + 1, row_bytes(set, k), false, 1, divide_up(k, kQuad),
-                       packed.panels.data(), 0, divide_up(k, kPanel), k, Epilogue{}, codes.data(),
-                       k});
+  const int64_t padded = quads_of(k) * kQuad;
+  std::vector<int8_t> diagonal(padded * padded);
+  for (int64_t i = 0; i < padded; ++i) diagonal[i * padded + i] = 1;
+  const Packed packed = pack(set, diagonal, padded, padded);
+  std::vector<int32_t> codes(padded);
+  set.matmul.multiply({prepared.data() + 1, row_bytes(set, k), false, 1, quads_of(k),
+                       packed.panels.data(), 0, divide_up(padded, kPanel), padded, Epilogue{},
+                       codes.data(), padded});
   return codes;
+}
+
+std::vector<int32_t> padded_codes(const std::vector<uint8_t>& codes) {
+  std::vector<int32_t> padded(codes.begin(), codes.end());
+  padded.resize(static_cast<size_t>(quads_of(static_cast<int64_t>(codes.size())) * kQuad));
+  return padded;
 }
 
 TEST_P(EverySetMatmul, QuantizesRowsAsTheContractSays) {
@@ -271,8 +317,7 @@ TEST_P(EverySetMatmul, QuantizesRowsAsTheContractSays) {
       std::vector<uint8_t> expected(k), prepared(1 + row_bytes(set(), k));
       scalar().quantize.span(x.data() + 1, type, expected.data(), Int::u8, k, params);
       set().matmul.quantize_row(x.data() + 1, type, k, params, prepared.data() + 1);
-      ASSERT_EQ(codes_of(set(), prepared, k),
-                std::vector<int32_t>(expected.begin(), expected.end()));
+      ASSERT_EQ(codes_of(set(), prepared, k), padded_codes(expected));
     }
   }
 }
@@ -290,8 +335,7 @@ TEST_P(EverySetMatmul, QuantizesTokensByTheirOwnRange) {
             set().matmul.quantize_token(x.data() + 1, type, k, prepared.data() + 1);
         ASSERT_EQ(bits_of(chosen.scale), bits_of(wanted.scale));
         ASSERT_EQ(chosen.zero_point, wanted.zero_point);
-        ASSERT_EQ(codes_of(set(), prepared, k),
-                  std::vector<int32_t>(expected.begin(), expected.end()));
+        ASSERT_EQ(codes_of(set(), prepared, k), padded_codes(expected));
       }
     }
   }
