@@ -160,7 +160,8 @@ def output_dtype(dtype: torch.dtype, requantized: bool) -> Wrong:
     change: Arguments = {"output_dtype": dtype}
     if requantized:
         message = f"output_dtype must be uint8 or int8 with output_scale, but got {NAMES[dtype]}"
-        return Wrong(change, f"{message}: leave output_scale and output_zero_point out for a float result")
+        repair = "leave output_scale and output_zero_point out for a float result"
+        return Wrong(change, f"{message}: {repair}")
     change |= {"output_scale": None, "output_zero_point": None}
     if dtype in (I8, U8):
         message = f"output_dtype {NAMES[dtype]} needs output_scale and output_zero_point"
