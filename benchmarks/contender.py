@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
+import torch
 from problem import Operands, Problem, Shape
 from timing import Call
 from torch import Tensor
@@ -18,9 +19,27 @@ GROUPS: dict[Group, str] = {
     "dynamic": "float in and out, quantized on the way",
 }
 
+_BRIEF = {
+    torch.float32: "f32",
+    torch.bfloat16: "bf16",
+    torch.int32: "i32",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return the name without the module's."""
+    return str(dtype).removeprefix("torch.")
+
 
 def _as_tensor(result: object) -> Tensor:
     return cast(Tensor, result)
+
+
+def dequantized(scale: float, zero_point: int) -> Callable[[object], Tensor]:
+    """Return what reads quantized codes."""
+    return lambda codes: (_as_tensor(codes).double() - zero_point) * scale
 
 
 @dataclass(frozen=True)
@@ -38,12 +57,15 @@ class Ready:
     note: str = ""
 
 
-class ItemSizes(NamedTuple):
-    """Bytes of an element."""
+class Dtypes(NamedTuple):
+    """What a call takes and gives, and the weight that it reads."""
 
-    input: int
-    weight: int
-    output: int
+    input: torch.dtype
+    output: torch.dtype
+    weight: torch.dtype = torch.int8
+
+    def __str__(self) -> str:
+        return f"{_BRIEF[self.input]} -> {_BRIEF[self.output]}"
 
 
 PrepareLayer = Callable[[Problem, int], Ready]
@@ -74,23 +96,28 @@ class Contender:
     """One way to compute it.
 
     Attributes:
-        operands: Of which operands of a problem its result is the product.
         prepare: Makes a call of layers that share an input, on a number of threads; raises where
             that does not run. The result that it reads is the first layer's.
     """
 
     name: str
     group: Group
-    operands: Operands
-    sizes: ItemSizes
+    dtypes: Dtypes
     prepare: PrepareLayers
     is_ours: bool = False
 
+    @property
+    def operands(self) -> Operands:
+        """Of which operands of a problem its result is the product."""
+        if self.group == "exact":
+            return "signed" if self.dtypes.input == torch.int8 else "unsigned"
+        return "static" if self.group == "static" else "real"
+
     def weight_bytes(self, shape: Shape) -> int:
         """Return the bytes of weights that a call reads."""
-        return shape.k * shape.n * self.sizes.weight
+        return shape.k * shape.n * self.dtypes.weight.itemsize
 
     def moved_bytes(self, shape: Shape) -> int:
         """Return the least that a call moves: the weight, the input and the output."""
-        moved = shape.m * (shape.k * self.sizes.input + shape.n * self.sizes.output)
-        return self.weight_bytes(shape) + moved
+        row = shape.k * self.dtypes.input.itemsize + shape.n * self.dtypes.output.itemsize
+        return self.weight_bytes(shape) + shape.m * row

@@ -5,12 +5,13 @@
     python benchmarks/matmul.py --quick --shape 128,768,768 --threads 1
     python benchmarks/matmul.py --set streaming --json streaming.json
 
-Every contender is called as its user would call it, with a fresh output (OpenVINO writes into its
-request's own). One round samples each of them in turn, and the machine's peak too; the figures are
-medians over the rounds, so that all meet the same machine. Where the machine runs lesser sets of
-kernels, ours run on each, in processes that wait at rest; the peers and the best set share this
-process. Thread pools keep the waiting policies that they come with, and every sample waits until
-the threads of the one before have stopped spinning. See timing.py.
+Every contender is called as its user would call it, in inference mode, with a fresh output
+(OpenVINO writes into its request's own). One round samples each of them, in an order of its own,
+and the machine's peak too; the figures are medians over the rounds, so that all meet the same
+machine. Where the machine runs lesser sets of kernels, ours run on each, in processes that wait at
+rest; the peers and the best set share this process. Thread pools keep the waiting policies that
+they come with, and every sample waits until the threads of the one before have stopped spinning.
+See timing.py.
 
 Weights use all of int8 and quantized inputs all of uint8. A peer whose sums saturate in 16 bits, as
 several do on processors without VNNI, then shows in the column of errors. What does not run here
@@ -212,7 +213,8 @@ def main() -> None:
     """Run from the command line."""
     arguments = parse_arguments()
     if arguments.list:
-        print("\n".join(f"{each.group:8} {each.name}" for each in CONTENDERS.values()))
+        for each in CONTENDERS.values():
+            print(f"{each.group:8} {each.dtypes!s:13} {each.name}")
         return
     # The best set is that of a process without it, and torchao logs what it cannot load.
     os.environ.pop("TORCHQUANT_KERNELS", None)

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from contender import Contender, Group
 from peak import Peak
@@ -14,7 +15,8 @@ from stage import CONTENDERS, Case, Missing, Prepared, Stage
 from timing import Probe, affordable, interleave
 from tqdm import tqdm
 
-# Above it a result is called wrong: INT8 costs about 1 %, saturated sums ten times that.
+# Above it the result of a layer is called wrong: INT8 costs about 1 %, saturated sums ten times
+# that. The product alone is exact.
 WRONG_ERROR = 0.03
 
 
@@ -55,6 +57,7 @@ class Row:
     """One contender on one shape. Times are seconds of one layer.
 
     Attributes:
+        dtypes: What the contender takes and gives.
         kernels: The kernel set of ours, empty for a peer.
         error: Relative to the float64 product of the operands; `wrong` where it is too large.
         vs_group: Time of the best peer of the group over ours: above 1, ours is faster.
@@ -66,6 +69,7 @@ class Row:
     threads: int
     contender: str
     group: Group
+    dtypes: str
     kernels: str
     seconds: float
     least: float
@@ -83,8 +87,8 @@ class Row:
 
     @property
     def wrong(self) -> bool:
-        """Whether the result is further from the product than 8 bits explain."""
-        return not self.error < WRONG_ERROR
+        """Whether the result is further from the product than its group may be; NaN is, too."""
+        return not self.error <= (0 if self.group == "exact" else WRONG_ERROR)
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,8 @@ class Bench:
         for stage in self.stages.values():
             stage.clear()
         rows = [self._row(key, ready[key], samples[key], ceiling) for key in ready]
-        return Block(threads, ceiling, _compared(rows), absences)
+        compared = [_against(row, rows) if row.kernels else row for row in rows]
+        return Block(threads, ceiling, compared, absences)
 
     def _kernels(self, contender: Contender) -> Sequence[str]:
         return self.measured if contender.is_ours else [next(iter(self.stages))]
@@ -157,12 +162,13 @@ class Bench:
         """Interleave the cases, and the machine's peak as one more contender."""
         plan = self.plan
         probes: dict[Key | str, Probe] = {}
-        if self.peak:
-            probes = _peak_probes(self.peak, threads)
+        if peak := self.peak:
+            probes = {name: partial(peak.gops, name, threads) for name in peak.instructions}
+            probes["bandwidth"] = partial(peak.bandwidth, threads)
         counts: dict[Key | str, int] = dict.fromkeys(probes, plan.rounds)
         for key, prepared in ready.items():
-            probes[key] = _probe(self.stages[key[0]], key[1])
-            counts[key] = affordable(prepared.seconds, plan.rounds, plan.budget)
+            probes[key] = partial(self.stages[key[0]].sample, key[1])
+            counts[key] = affordable(prepared.cost, plan.rounds, plan.budget)
         with tqdm(
             total=sum(counts.values()), desc="timing", unit="sample", leave=False, disable=None
         ) as bar:
@@ -195,6 +201,7 @@ class Bench:
             threads=case.threads,
             contender=contender.name,
             group=contender.group,
+            dtypes=str(contender.dtypes),
             kernels=kernels if contender.is_ours else "",
             seconds=seconds,
             least=min(times),
@@ -207,24 +214,6 @@ class Bench:
             error=prepared.error,
             note=prepared.note,
         )
-
-
-def _probe(stage: Stage, case: Case) -> Probe:
-    return lambda: stage.sample(case)
-
-
-def _peak_probes(peak: Peak, threads: int) -> dict[Key | str, Probe]:
-    def gops(instruction: str) -> Probe:
-        return lambda: peak.gops(instruction, threads)
-
-    probes: dict[Key | str, Probe] = {name: gops(name) for name in peak.instructions}
-    probes["bandwidth"] = lambda: peak.bandwidth(threads)
-    return probes
-
-
-def _compared(rows: Sequence[Row]) -> list[Row]:
-    """Set each row of ours against the peers on its shape."""
-    return [_against(row, rows) if row.kernels else row for row in rows]
 
 
 def best_peer(row: Row, rows: Iterable[Row], fits: Callable[[Row], bool]) -> Row | None:
@@ -240,6 +229,8 @@ def best_peer(row: Row, rows: Iterable[Row], fits: Callable[[Row], bool]) -> Row
 
 
 def _against(row: Row, rows: Sequence[Row]) -> Row:
+    """Set a row of ours against the peers on its shape."""
+
     def ratio(fits: Callable[[Row], bool]) -> float | None:
         peer = best_peer(row, rows, fits)
         return peer.seconds / row.seconds if peer else None

@@ -2,89 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from itertools import product
 
 import torch
-from contender import Contender, Group, ItemSizes, PrepareLayer, Ready, each
-from problem import INPUT_SCALE, INPUT_ZERO_POINT, Operands, Problem
+from contender import Contender, Dtypes, Group, PrepareLayer, Ready, dequantized, each, name_of
+from problem import INPUT_SCALE, INPUT_ZERO_POINT, Problem
 from torch import Tensor
 
 from torchquant import ops
 
 
-def _weight_sum(problem: Problem) -> Tensor:
-    return problem.weight_codes.sum(dim=1, dtype=torch.int32)
+def _pack(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the packed weight, and the sums of its rows."""
+    codes = problem.weight_codes
+    return ops.pack_weight(codes), codes.sum(dim=1, dtype=torch.int32)
 
 
 def _matmul(problem: Problem, _threads: int) -> Ready:
-    a, b = problem.signed_codes, problem.weight_codes.t()
+    a, b = problem.inputs.signed_codes, problem.weight_codes.t()
     return Ready(lambda: ops.int8_matmul(a, b))
 
 
 def _matmul_packed(problem: Problem, _threads: int) -> Ready:
-    a, out_features = problem.codes, problem.shape.n
-    packed, weight_sum = ops.pack_weight(problem.weight_codes), _weight_sum(problem)
+    a, out_features = problem.inputs.codes, problem.shape.n
+    packed, weight_sum = _pack(problem)
     return Ready(lambda: ops.int8_matmul_packed(a, packed, out_features, weight_sum))
 
 
 def _linear_dynamic(dtype: torch.dtype) -> PrepareLayer:
     def prepare(problem: Problem, _threads: int) -> Ready:
-        x, scale, bias = problem.input.to(dtype), problem.weight_scale, problem.bias
-        packed, weight_sum = ops.pack_weight(problem.weight_codes), _weight_sum(problem)
+        x, scale, bias = problem.inputs.real[dtype], problem.weight_scale, problem.bias
+        packed, weight_sum = _pack(problem)
         return Ready(lambda: ops.linear_dynamic(x, packed, scale, weight_sum, bias))
 
     return prepare
 
 
-def _linear_static(problem: Problem) -> Callable[..., Tensor]:
-    """Bind all but the output's parameters."""
-    inputs = (
-        problem.codes,
-        torch.tensor(INPUT_SCALE),
-        torch.tensor(INPUT_ZERO_POINT, dtype=torch.int32),
-        ops.pack_weight(problem.weight_codes),
-        problem.weight_scale,
-        _weight_sum(problem),
-        problem.bias,
-    )
-    return lambda *output: ops.linear_static(*inputs, "none", *output)
+def _linear_static(source: torch.dtype, target: torch.dtype) -> PrepareLayer:
+    def prepare(problem: Problem, _threads: int) -> Ready:
+        inputs = problem.inputs
+        x = inputs.codes if source == torch.uint8 else inputs.static
+        x_scale = torch.tensor(INPUT_SCALE)
+        x_zero_point = torch.tensor(INPUT_ZERO_POINT, dtype=torch.int32)
+        packed, weight_sum = _pack(problem)
+        weight = (packed, problem.weight_scale, weight_sum, problem.bias)
+        if target == torch.float32:
+            return Ready(lambda: ops.linear_static(x, x_scale, x_zero_point, *weight))
+        scale, zero_point = problem.output_qparams
+        output = (torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32))
+        return Ready(
+            lambda: ops.linear_static(x, x_scale, x_zero_point, *weight, "none", *output),
+            dequantized(scale, zero_point),
+        )
+
+    return prepare
 
 
-def _linear_static_float(problem: Problem, _threads: int) -> Ready:
-    return Ready(_linear_static(problem))
+def _ours(name: str, group: Group, dtypes: Dtypes, prepare: PrepareLayer) -> Contender:
+    return Contender(name, group, dtypes, each(prepare), is_ours=True)
 
 
-def _linear_static_uint8(problem: Problem, _threads: int) -> Ready:
-    scale, zero_point = problem.output_qparams
-    linear = _linear_static(problem)
-    output = torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)
-
-    def read(codes: object) -> Tensor:
-        return (cast(Tensor, codes).double() - zero_point) * scale
-
-    return Ready(lambda: linear(*output), read)
-
-
-def _ours(
-    name: str, group: Group, operands: Operands, sizes: ItemSizes, prepare: PrepareLayer
-) -> Contender:
-    return Contender(name, group, operands, sizes, each(prepare), is_ours=True)
-
+_FLOAT32, _UINT8 = torch.float32, torch.uint8
 
 OURS = (
-    _ours("int8_matmul", "exact", "signed", ItemSizes(1, 1, 4), _matmul),
-    _ours("int8_matmul_packed", "exact", "unsigned", ItemSizes(1, 1, 4), _matmul_packed),
-    _ours("linear_static to float32", "static", "static", ItemSizes(1, 1, 4), _linear_static_float),
-    _ours("linear_static to uint8", "static", "static", ItemSizes(1, 1, 1), _linear_static_uint8),
+    _ours("int8_matmul", "exact", Dtypes(torch.int8, torch.int32), _matmul),
+    _ours("int8_matmul_packed", "exact", Dtypes(_UINT8, torch.int32), _matmul_packed),
     *(
         _ours(
-            f"linear_dynamic {name}",
+            f"linear_static {name_of(source)} to {name_of(target)}",
+            "static",
+            Dtypes(source, target),
+            _linear_static(source, target),
+        )
+        for source, target in product((_UINT8, _FLOAT32), (_FLOAT32, _UINT8))
+    ),
+    *(
+        _ours(
+            f"linear_dynamic {name_of(dtype)}",
             "dynamic",
-            "real",
-            ItemSizes(dtype.itemsize, 1, dtype.itemsize),
+            Dtypes(dtype, dtype),
             _linear_dynamic(dtype),
         )
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+        for dtype in (_FLOAT32, torch.bfloat16)
     ),
 )

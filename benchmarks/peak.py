@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -85,12 +86,14 @@ class Peak:
         return operations / _together([lambda: dot(_ROUNDS)] * threads) / 1e9
 
     def bandwidth(self, threads: int) -> float:
-        """Return the 10^9 bytes a second that the threads read of memory larger than caches."""
+        """Return the 10^9 bytes a second that the threads read of 256 MB.
+
+        One thread has touched them first, so that on a NUMA machine they lie in one node; and a
+        last-level cache that holds much of them gives more than memory does. There it is another
+        figure than the bandwidth of the machine's memory.
+        """
         count = self._memory.size // threads // 32 * 32
         start = self._memory.ctypes.data
-
-        def piece(index: int) -> Callable[[], int]:
-            return lambda: int(self._sum(start + 8 * count * index, count))
-
-        seconds = _together([piece(index) for index in range(threads)])
+        parts = [start + 8 * count * index for index in range(threads)]
+        seconds = _together([partial(self._sum, part, count) for part in parts])
         return 8 * count * threads / seconds / 1e9

@@ -9,21 +9,22 @@ from importlib import import_module
 from typing import cast
 
 import torch
-from contender import Contender, ItemSizes, PrepareLayer, Ready, each
+from contender import Contender, Dtypes, PrepareLayer, Ready, dequantized, each, name_of
 from problem import INPUT_SCALE, INPUT_ZERO_POINT, Problem
 from torch import Tensor, nn
 
 
 def _linear_float(dtype: torch.dtype) -> PrepareLayer:
     def prepare(problem: Problem, _threads: int) -> Ready:
-        x, weight, bias = (t.to(dtype) for t in (problem.input, problem.weight, problem.bias))
+        x = problem.inputs.real[dtype]
+        weight, bias = problem.weight.to(dtype), problem.bias.to(dtype)
         return Ready(lambda: nn.functional.linear(x, weight, bias))
 
     return prepare
 
 
 def _int_mm(problem: Problem, _threads: int) -> Ready:
-    a, b = problem.signed_codes, problem.weight_codes.t()
+    a, b = problem.inputs.signed_codes, problem.weight_codes.t()
     return Ready(lambda: torch._int_mm(a, b))
 
 
@@ -54,7 +55,7 @@ def _quantized_weight(problem: Problem) -> object:
 def _quantized_dynamic(engine: str) -> PrepareLayer:
     def prepare(problem: Problem, _threads: int) -> Ready:
         with _quantized_tensors(engine):
-            x, packed = problem.input, _quantized_weight(problem)
+            x, packed = problem.inputs.real[torch.float32], _quantized_weight(problem)
         linear = torch.ops.quantized.linear_dynamic
         return Ready(lambda: linear(x, packed, False))  # reduce_range=False
 
@@ -67,7 +68,7 @@ def _quantized_static(engine: str) -> PrepareLayer:
         with _quantized_tensors(engine):
             packed = _quantized_weight(problem)
             x = torch._make_per_tensor_quantized_tensor(
-                problem.codes, INPUT_SCALE, INPUT_ZERO_POINT
+                problem.inputs.codes, INPUT_SCALE, INPUT_ZERO_POINT
             )
         linear = torch.ops.quantized.linear
         return Ready(
@@ -84,7 +85,7 @@ def _qlinear_pointwise(dtype: torch.dtype) -> PrepareLayer:
     def prepare(problem: Problem, _threads: int) -> Ready:
         is_float = dtype.is_floating_point
         scale, zero_point = (1.0, 0) if is_float else problem.output_qparams
-        x, weight_scale, bias = problem.codes, problem.weight_scale, problem.bias
+        x, weight_scale, bias = problem.inputs.codes, problem.weight_scale, problem.bias
         packed = torch.ops.onednn.qlinear_prepack(problem.weight_codes, list(x.shape))
         zero_points = torch.zeros(problem.shape.n, dtype=torch.int32)
         linear = torch.ops.onednn.qlinear_pointwise.default
@@ -93,7 +94,7 @@ def _qlinear_pointwise(dtype: torch.dtype) -> PrepareLayer:
         output = (scale, zero_point, dtype, "none", no_arguments, "")
         return Ready(
             lambda: linear(x, INPUT_SCALE, INPUT_ZERO_POINT, *weights, *output),
-            lambda result: (cast(Tensor, result).double() - zero_point) * scale,
+            dequantized(scale, zero_point),
         )
 
     return prepare
@@ -105,56 +106,43 @@ def _torchao(problem: Problem, _threads: int) -> Ready:
     layer.weight.copy_(problem.weight)
     cast(Tensor, layer.bias).copy_(problem.bias)
     quantization.quantize_(layer, quantization.Int8DynamicActivationInt8WeightConfig())
-    x = problem.input
-
-    def call() -> Tensor:
-        with torch.no_grad():
-            return cast(Tensor, layer(x))
-
-    return Ready(call)
+    x = problem.inputs.real[torch.float32]
+    return Ready(lambda: layer(x))
 
 
-_FLOAT, _DYNAMIC = ItemSizes(4, 4, 4), ItemSizes(4, 1, 4)
+_FLOAT32, _UINT8 = torch.float32, torch.uint8
+_FLOATS, _CODES = Dtypes(_FLOAT32, _FLOAT32), Dtypes(_UINT8, _UINT8)
+_ENGINES = ("x86", "onednn")
 
 PEERS = (
-    Contender("F.linear float32", "float", "real", _FLOAT, each(_linear_float(torch.float32))),
-    Contender(
-        "F.linear bfloat16",
-        "float",
-        "real",
-        ItemSizes(2, 2, 2),
-        each(_linear_float(torch.bfloat16)),
-    ),
-    Contender("torch._int_mm", "exact", "signed", ItemSizes(1, 1, 4), each(_int_mm)),
     *(
         Contender(
-            f"quantized::linear {engine}",
-            "static",
-            "static",
-            ItemSizes(1, 1, 1),
-            each(_quantized_static(engine)),
+            f"F.linear {name_of(dtype)}",
+            "float",
+            Dtypes(dtype, dtype, dtype),
+            each(_linear_float(dtype)),
         )
-        for engine in ("x86", "onednn")
+        for dtype in (_FLOAT32, torch.bfloat16)
+    ),
+    Contender("torch._int_mm", "exact", Dtypes(torch.int8, torch.int32), each(_int_mm)),
+    *(
+        Contender(f"quantized::linear {name}", "static", _CODES, each(_quantized_static(name)))
+        for name in _ENGINES
     ),
     *(
         Contender(
-            f"onednn::qlinear_pointwise to {name}",
+            f"onednn::qlinear_pointwise to {name_of(dtype)}",
             "static",
-            "static",
-            ItemSizes(1, 1, dtype.itemsize),
+            Dtypes(_UINT8, dtype),
             each(_qlinear_pointwise(dtype)),
         )
-        for name, dtype in (("float32", torch.float32), ("uint8", torch.uint8))
+        for dtype in (_FLOAT32, _UINT8)
     ),
     *(
         Contender(
-            f"quantized::linear_dynamic {engine}",
-            "dynamic",
-            "real",
-            _DYNAMIC,
-            each(_quantized_dynamic(engine)),
+            f"quantized::linear_dynamic {name}", "dynamic", _FLOATS, each(_quantized_dynamic(name))
         )
-        for engine in ("x86", "onednn")
+        for name in _ENGINES
     ),
-    Contender("torchao eager", "dynamic", "real", _DYNAMIC, each(_torchao)),
+    Contender("torchao eager", "dynamic", _FLOATS, each(_torchao)),
 )

@@ -21,11 +21,16 @@ _RATIOS: dict[str, Callable[[Row], float | None]] = {
 }
 
 LEGEND = f"""\
-GOPS: 10^9 operations a second, two to a multiply-add. % peak: of the best exact INT8 instruction
-in registers, on as many threads, in the same rounds. vs group: time of the group's best peer over
-ours, so above 1 ours is faster; vs right: among the group's peers that are not wrong; vs any:
-among all peers. error: Frobenius, relative to the float64 product of the dequantized operands;
-marked ! above {WRONG_ERROR:.0%}, as where sums of a peer saturate. GB/s: weights read."""
+in -> out: what a call takes and gives, in which the peers of a group differ: OpenVINO static takes
+floats. GOPS: 10^9 operations a second, two to a multiply-add. % peak: of a loop of the best exact
+INT8 instruction, or pair of them, on registers alone, on as many threads, in the same rounds. It is
+no strict bound for the AVX2 kernel, which multiplies half as often by Winograd's identity, and
+peers whose sums saturate may exceed it. vs group: time of the group's best peer over ours, so above
+1 ours is faster; vs right: among the group's peers that are not wrong; vs any: among all peers.
+torch._int_mm takes its weight unpacked at every call, as int8_matmul does; that of
+int8_matmul_packed is packed beforehand. error: Frobenius, relative to the float64 product of the
+dequantized operands; marked ! where it is wrong: above {WRONG_ERROR:.0%}, as where sums of a peer
+saturate, and in the group exact above 0. GB/s: weights read."""
 
 
 def _ceiling_text(ceiling: Ceiling) -> str:
@@ -46,6 +51,7 @@ def _line(row: Row, *, with_bandwidth: bool) -> dict[str, Value]:
     return {
         "group": row.group,
         "contender": row.contender,
+        "in -> out": row.dtypes,
         "kernels": row.kernels,
         "us": row.seconds * 1e6,
         "GOPS": row.gops,
@@ -100,32 +106,36 @@ def odd_text(block: Block, pairs: Sequence[tuple[Shape, Shape]], *, markdown: bo
 
 
 def small_text(block: Block, *, markdown: bool, shown: int = 8) -> str:
-    """Return, for each set of kernels, the shapes worst against float32, and the slowest call."""
+    """Return, for each set of kernels, the shapes worst against float32, and the slowest call.
+
+    Where float32 is not among the contenders, the worst are the slowest.
+    """
     peers = {row.shape: row for row in block.rows if not row.kernels}
     texts = []
     for kernels in dict.fromkeys(row.kernels for row in block.rows if row.kernels):
-        rows = [row for row in block.rows if row.kernels == kernels and row.shape in peers]
-        rows.sort(key=lambda row: row.vs_any or math.inf)
+        rows = [row for row in block.rows if row.kernels == kernels]
+        rows.sort(key=lambda row: (row.vs_any or math.inf, -row.seconds))
+        ratios = [row.vs_any for row in rows if row.vs_any]
         lines: list[dict[str, Value]] = [
             {
                 "shape": str(row.shape),
                 "ours us": row.seconds * 1e6,
-                "float32 us": peers[row.shape].seconds * 1e6,
+                "float32 us": peers[row.shape].seconds * 1e6 if row.shape in peers else None,
                 "float32 / ours": row.vs_any,
             }
             for row in rows[:shown]
         ]
         slowest = max(rows, key=lambda row: row.seconds)
-        slower = sum((row.vs_any or math.inf) < 1 for row in rows)
+        slower = sum(ratio < 1 for ratio in ratios)
         title = f"small shapes, {kernels}, {_threads_text(block.threads)}: the worst of {len(rows)}"
         texts += [
             heading(title, markdown=markdown),
             f"{_ceiling_text(block.ceiling)}\n",
             render(lines, markdown=markdown),
-            f"\nslower than float32 on {slower} of {len(rows)}; the greatest time of ours is "
+            f"\nslower than float32 on {slower} of {len(ratios)}; the greatest time of ours is "
             f"{slowest.seconds * 1e6:.3g} us, on {slowest.shape}",
         ]
-    return "\n".join(texts)
+    return "\n".join(texts) or "(nothing)"
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Value]]:

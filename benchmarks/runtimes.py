@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 import torch
-from contender import Contender, ItemSizes, Ready, each
+from contender import Contender, Dtypes, Ready, dequantized, each
 from problem import INPUT_SCALE, INPUT_ZERO_POINT, Problem
 from timing import fastest
 from torch import Tensor
@@ -64,11 +64,10 @@ def _onnx_ready(
     def by_binding() -> object:
         return session.run_with_iobinding(binding)
 
-    def read(_result: object) -> Tensor:
-        return (torch.from_numpy(by_numpy()).double() - zero_point) * scale
-
+    read = dequantized(scale, zero_point)
     call = fastest([by_numpy, by_binding], threads)
-    return Ready(call, read, "numpy" if call is by_numpy else "IOBinding")
+    note = "numpy" if call is by_numpy else "IOBinding"
+    return Ready(call, lambda _result: read(torch.from_numpy(by_numpy())), note)
 
 
 def _onnx_weight(problem: Problem) -> Array:
@@ -87,13 +86,13 @@ def _onnx_dynamic(problems: Sequence[Problem], threads: int) -> Ready:
         for problem in problems
     ]
     model = _onnx_model(("DynamicQuantizeMatMul", "com.microsoft"), "FLOAT FLOAT", layers)
-    return _onnx_ready(model, problems[0].input, threads)
+    return _onnx_ready(model, problems[0].inputs.real[torch.float32], threads)
 
 
 def _onnx_exact(problems: Sequence[Problem], threads: int) -> Ready:
     layers: list[Constants] = [{"weight": _onnx_weight(problem)} for problem in problems]
     model = _onnx_model(("MatMulInteger", ""), "UINT8 INT32", layers)
-    return _onnx_ready(model, problems[0].codes, threads)
+    return _onnx_ready(model, problems[0].inputs.codes, threads)
 
 
 def _onnx_static(problems: Sequence[Problem], threads: int) -> Ready:
@@ -112,7 +111,7 @@ def _onnx_static(problems: Sequence[Problem], threads: int) -> Ready:
         "output_zero_point": np.array(zero_point, np.uint8),
     }
     model = _onnx_model(("QGemm", "com.microsoft"), "UINT8 UINT8", [constants])
-    return _onnx_ready(model, problem.codes, threads, scale, zero_point)
+    return _onnx_ready(model, problem.inputs.codes, threads, scale, zero_point)
 
 
 def _openvino_note(layers: Iterable[tuple[str, str]]) -> str:
@@ -151,35 +150,35 @@ def _openvino_linear(ops: ModuleType, activation: object, problem: Problem) -> o
 
 def _openvino_dynamic(problem: Problem, threads: int) -> Ready:
     openvino, ops = import_module("openvino"), import_module("openvino.opset13")
-    x = ops.parameter(list(problem.input.shape), np.float32)
+    x = ops.parameter([problem.shape.m, problem.shape.k], np.float32)
     model = openvino.Model([_openvino_linear(ops, x, problem)], [x])
     config = {
         "INFERENCE_NUM_THREADS": threads,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": problem.shape.k,
     }
-    return _openvino_ready(openvino, model, problem.input, config)
+    return _openvino_ready(openvino, model, problem.inputs.real[torch.float32], config)
 
 
 def _openvino_static(problem: Problem, threads: int) -> Ready:
     """A float input behind a FakeQuantize, from which the plugin makes an INT8 product."""
     openvino, ops = import_module("openvino"), import_module("openvino.opset13")
-    x = ops.parameter(list(problem.input.shape), np.float32)
+    x = ops.parameter([problem.shape.m, problem.shape.k], np.float32)
     low, high = (
         ops.constant(np.float32((code - INPUT_ZERO_POINT) * INPUT_SCALE)) for code in (0, 255)
     )
     quantized = ops.fake_quantize(x, low, high, low, high, 256)
     model = openvino.Model([_openvino_linear(ops, quantized, problem)], [x])
     return _openvino_ready(
-        openvino, model, problem.static_input, {"INFERENCE_NUM_THREADS": threads}
+        openvino, model, problem.inputs.static, {"INFERENCE_NUM_THREADS": threads}
     )
 
 
-_FLOATS = ItemSizes(4, 1, 4)
+_FLOATS = Dtypes(torch.float32, torch.float32)
 
 RUNTIMES = (
-    Contender("ONNX Runtime MatMulInteger", "exact", "unsigned", ItemSizes(1, 1, 4), _onnx_exact),
-    Contender("ONNX Runtime QGemm", "static", "static", ItemSizes(1, 1, 1), _onnx_static),
-    Contender("OpenVINO static", "static", "static", _FLOATS, each(_openvino_static)),
-    Contender("ONNX Runtime DynamicQuantizeMatMul", "dynamic", "real", _FLOATS, _onnx_dynamic),
-    Contender("OpenVINO dynamic", "dynamic", "real", _FLOATS, each(_openvino_dynamic)),
+    Contender("ONNX Runtime MatMulInteger", "exact", Dtypes(torch.uint8, torch.int32), _onnx_exact),
+    Contender("ONNX Runtime QGemm", "static", Dtypes(torch.uint8, torch.uint8), _onnx_static),
+    Contender("OpenVINO static", "static", _FLOATS, each(_openvino_static)),
+    Contender("ONNX Runtime DynamicQuantizeMatMul", "dynamic", _FLOATS, _onnx_dynamic),
+    Contender("OpenVINO dynamic", "dynamic", _FLOATS, each(_openvino_dynamic)),
 )

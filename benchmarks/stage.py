@@ -11,13 +11,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from contender import Contender
 from ours import OURS
 from peers import PEERS
-from problem import Problem, Shape, relative_error
+from problem import Inputs, Problem, Shape, relative_error
 from runtimes import RUNTIMES
 from timing import Stopwatch
 
@@ -41,9 +41,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case that runs: seconds of a call, the relative error of its result, a note."""
+    """A case that runs: seconds that a sample costs, the relative error of its result, a note."""
 
-    seconds: float
+    cost: float
     error: float
     note: str
 
@@ -55,39 +55,34 @@ class Missing:
     reason: str
 
 
-class Stage(Protocol):
-    """Prepares cases, samples those that it prepared, and clears them away."""
-
-    def prepare(self, case: Case) -> Prepared | Missing: ...
-
-    def sample(self, case: Case) -> float: ...
-
-    def clear(self) -> None: ...
-
-
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 class LocalStage:
-    """The stage of this process."""
+    """The stage of this process: prepares cases, samples those that it prepared, and forgets them.
+
+    All of it in inference mode, as PyTorch's users do, entered before what is timed.
+    """
 
     def __init__(self) -> None:
         self._watches: dict[Case, Stopwatch] = {}
-        self._problems: dict[tuple[Shape, int], Problem] = {}
+        self._problems: dict[tuple[Shape, int], list[Problem]] = {}
 
-    def _problem(self, shape: Shape, seed: int) -> Problem:
-        key = (shape, seed)
+    def _layers(self, shape: Shape, count: int) -> list[Problem]:
+        key = (shape, count)
         if key not in self._problems:
-            self._problems[key] = Problem(shape, seed)
+            inputs = Inputs(shape, seed=0)
+            self._problems[key] = [Problem(shape, inputs, 1 + layer) for layer in range(count)]
         return self._problems[key]
 
+    @torch.inference_mode()
     def prepare(self, case: Case) -> Prepared | Missing:
         """Prepare the operands, call once, and compare the result with the float64 product."""
         torch.set_num_threads(case.threads)
         contender = CONTENDERS[case.contender]
-        problems = [self._problem(case.shape, seed) for seed in range(case.layers)]
+        problems = self._layers(case.shape, case.layers)
         try:
             ready = contender.prepare(problems, case.threads)
             result = ready.read(ready.call())
@@ -96,8 +91,9 @@ class LocalStage:
         watch = Stopwatch(ready.call, case.threads)
         self._watches[case] = watch
         error = relative_error(result, problems[0].expected(contender.operands))
-        return Prepared(watch.seconds, error, ready.note)
+        return Prepared(watch.cost, error, ready.note)
 
+    @torch.inference_mode()
     def sample(self, case: Case) -> float:
         """Return the seconds of one call."""
         return self._watches[case]()
@@ -126,7 +122,7 @@ def _serve(connection: Connection, kernels: str) -> None:
 
 
 class WorkerStage:
-    """A stage in a process of its own, with its own set of kernels."""
+    """The same in a process of its own, with its own set of kernels."""
 
     def __init__(self, kernels: str) -> None:
         """Start the process; raises RuntimeError where the machine does not run the set."""
@@ -154,6 +150,9 @@ class WorkerStage:
     def clear(self) -> None:
         """As `LocalStage.clear`."""
         self._ask("clear")
+
+
+Stage = LocalStage | WorkerStage
 
 
 def stages(wanted: Sequence[str]) -> tuple[dict[str, Stage], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Times that compare: the contenders in turn, round after round, and the median of each.
+"""Times that compare: each contender in every round, and the median over the rounds.
 
 A probe takes one sample and returns its figure. A `Stopwatch` is the probe of a call: enough calls
 for the clock, after untimed ones that warm caches and, with several threads, last until the system
@@ -16,16 +16,18 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
+from random import Random
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], object]
 Probe = Callable[[], float]
 
-SAMPLE_SECONDS = 4e-4
+_SAMPLE_SECONDS = 4e-4
 _WARM_SECONDS = 1e-4
 _WAKE_SECONDS = 1e-2
 _SLOW_SECONDS = 0.02
+_COLD_SECONDS = 0.5  # a call that takes longer warms the caches by itself
 _REST_SLICE = 5e-4
 _REST_LIMIT = 0.25
 
@@ -67,16 +69,17 @@ def _time(call: Call, count: int) -> float:
 
 
 class Stopwatch:
-    """The probe of a call: seconds of one call. `seconds` is the estimate it began with."""
+    """The probe of a call: seconds of one call. `cost` estimates those of a sample."""
 
     def __init__(self, call: Call, threads: int) -> None:
         self._call = call
-        self.seconds = _time(call, 1)
-        if self.seconds < _SLOW_SECONDS:
-            self.seconds = min(_time(call, 3) / 3 for _ in range(3))
-        self._count = max(1, math.ceil(SAMPLE_SECONDS / self.seconds))
+        seconds = _time(call, 1)
+        if seconds < _SLOW_SECONDS:
+            seconds = min(_time(call, 3) / 3 for _ in range(3))
+        self._count = math.ceil(_SAMPLE_SECONDS / seconds)
         warm = _WARM_SECONDS if threads == 1 else _WAKE_SECONDS
-        self._untimed = 0 if self.seconds > _SLOW_SECONDS else 1 + int(warm / self.seconds)
+        self._untimed = 0 if seconds > _COLD_SECONDS else 1 + int(warm / seconds)
+        self.cost = (self._untimed + self._count) * seconds
         rest()
 
     def __call__(self) -> float:
@@ -92,20 +95,25 @@ def fastest(calls: Sequence[Call], threads: int) -> Call:
     return min(calls, key=lambda call: Stopwatch(call, threads)())
 
 
-def affordable(seconds: float, rounds: int, budget: float) -> int:
-    """Return the samples, at most `rounds`, that a call of `seconds` may take of the budget."""
-    return max(1, min(rounds, int(budget / max(seconds, SAMPLE_SECONDS))))
+def affordable(cost: float, rounds: int, budget: float) -> int:
+    """Return how many samples of that cost the budget allows, at least one, at most `rounds`."""
+    return max(1, min(rounds, int(budget / cost)))
 
 
 def interleave(
     probes: Mapping[Key, Probe], counts: Mapping[Key, int], tick: Callable[[], object]
 ) -> dict[Key, list[float]]:
-    """Sample each probe `counts[key]` times, spread evenly over rounds, `tick`ing after each."""
+    """Sample each probe `counts[key]` times, spread evenly over rounds, `tick`ing after each.
+
+    Each round has an order of its own, the same in every run, so that no probe always follows the
+    same one: the sweep through memory, say, which leaves the caches empty. To begin each round
+    elsewhere would not do, for most would still have the neighbour that they had.
+    """
     samples: dict[Key, list[float]] = {key: [] for key in probes}
     rounds = max(counts.values(), default=0)
     for step in range(rounds):
-        for key, probe in probes.items():
+        for key in Random(step).sample(list(probes), len(probes)):
             if step == 0 or step * counts[key] // rounds > (step - 1) * counts[key] // rounds:
-                samples[key].append(probe())
+                samples[key].append(probes[key]())
                 tick()
     return samples

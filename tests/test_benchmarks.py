@@ -40,8 +40,10 @@ def test_ours_are_measured_and_right(report: dict[str, Any]) -> None:
     assert set(ours) == {
         "int8_matmul",
         "int8_matmul_packed",
-        "linear_static to float32",
-        "linear_static to uint8",
+        "linear_static uint8 to float32",
+        "linear_static uint8 to uint8",
+        "linear_static float32 to float32",
+        "linear_static float32 to uint8",
         "linear_dynamic float32",
         "linear_dynamic bfloat16",
     }
@@ -50,6 +52,8 @@ def test_ours_are_measured_and_right(report: dict[str, Any]) -> None:
         assert row["gops"] == pytest.approx(2 * 5 * 33 * 17 / row["seconds"] / 1e9)
         # The products are exact; a layer quantizes its input or output to 8 bits: about 1 %.
         assert row["error"] <= (0 if name.startswith("int8") else 0.03)
+        assert not row["wrong"]
+    assert ours["linear_static float32 to uint8"]["dtypes"] == "f32 -> u8"
 
 
 def test_ours_are_set_against_the_peers_of_the_run(report: dict[str, Any]) -> None:
@@ -78,4 +82,4 @@ def test_an_unknown_contender_is_refused() -> None:
 def test_a_shape_that_is_none_is_refused() -> None:
     ran = run("--shape", "3,4")
     assert ran.returncode != 0
-    assert "3,4" in ran.stderr
+    assert "a shape is M,K,N, three positive numbers, but this is '3,4'" in ran.stderr
