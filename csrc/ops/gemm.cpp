@@ -16,9 +16,10 @@ constexpr int64_t kGroupColumns = kPanelGroup * kernels::kPanel;
 // so does handing them over from one parallel region to the next.
 constexpr int64_t kSharedActivations = 32768;
 
-// Rows that pass over a panel while it is in L2: fewer would fetch the weight too often, more gain
-// nothing.
-constexpr int64_t kMinRowBlock = 24;
+// Rows that meet each panel in turn, and then the next panel. They fill half of L2, but no fewer of
+// them than make the fetching of the weight cheap (at a depth of 4096, where L2 has room for 32 rows
+// of int16, 96 were an eighth faster), and no more than gain anything.
+constexpr int64_t kMinRowBlock = 96;
 constexpr int64_t kMaxRowBlock = 192;
 
 // What the system says, or what every x86-64 server of the last ten years has at least.
