@@ -17,13 +17,18 @@ std::string active_kernels_name() { return kernels::active().name; }
 TORCH_LIBRARY(torchquant, m) {
   m.def("choose_qparams_per_tensor(Tensor input, int quant_min, int quant_max, bool symmetric) -> (Tensor scale, Tensor zero_point)");
   m.def("choose_qparams_per_channel(Tensor input, int axis, int quant_min, int quant_max, bool symmetric) -> (Tensor scale, Tensor zero_point)");
+  m.def("choose_qparams_per_group(Tensor input, int group_size, int quant_min, int quant_max, bool symmetric) -> (Tensor scale, Tensor zero_point)");
   m.def("choose_qparams_per_token(Tensor input, int quant_min, int quant_max, bool symmetric) -> (Tensor scale, Tensor zero_point)");
   m.def("quantize_per_tensor(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor");
   m.def("quantize_per_channel(Tensor input, Tensor scale, Tensor zero_point, int axis, int quant_min, int quant_max, ScalarType dtype) -> Tensor");
+  m.def("quantize_per_group(Tensor input, Tensor scale, Tensor zero_point, int group_size, int quant_min, int quant_max, ScalarType dtype) -> Tensor");
   m.def("quantize_per_token(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor");
   m.def("dequantize_per_tensor(Tensor input, Tensor scale, Tensor zero_point, *, ScalarType out_dtype=float) -> Tensor");
   m.def("dequantize_per_channel(Tensor input, Tensor scale, Tensor zero_point, int axis, *, ScalarType out_dtype=float) -> Tensor");
+  m.def("dequantize_per_group(Tensor input, Tensor scale, Tensor zero_point, int group_size, *, ScalarType out_dtype=float) -> Tensor");
   m.def("dequantize_per_token(Tensor input, Tensor scale, Tensor zero_point, *, ScalarType out_dtype=float) -> Tensor");
+  m.def("quantize_dynamic_per_tensor(Tensor input, int quant_min, int quant_max, bool symmetric, ScalarType dtype) -> (Tensor, Tensor scale, Tensor zero_point)");
+  m.def("quantize_dynamic_per_token(Tensor input, int quant_min, int quant_max, bool symmetric, ScalarType dtype) -> (Tensor, Tensor scale, Tensor zero_point)");
   m.def("quantization_error(Tensor original, Tensor approximation) -> Tensor");
   m.def("pack_bits(Tensor input, int num_bits) -> Tensor");
   m.def("unpack_bits(Tensor packed, int num_bits, SymInt last_dim, ScalarType dtype) -> Tensor");
@@ -67,6 +72,13 @@ std::tuple<at::Tensor, at::Tensor> choose_qparams_per_channel(const at::Tensor& 
       .call(input, axis, quant_min, quant_max, symmetric);
 }
 
+std::tuple<at::Tensor, at::Tensor> choose_qparams_per_group(const at::Tensor& input,
+                                                            int64_t group_size, int64_t quant_min,
+                                                            int64_t quant_max, bool symmetric) {
+  return entry<choose_qparams_per_group>("torchquant::choose_qparams_per_group")
+      .call(input, group_size, quant_min, quant_max, symmetric);
+}
+
 std::tuple<at::Tensor, at::Tensor> choose_qparams_per_token(const at::Tensor& input,
                                                             int64_t quant_min, int64_t quant_max,
                                                             bool symmetric) {
@@ -86,6 +98,13 @@ at::Tensor quantize_per_channel(const at::Tensor& input, const at::Tensor& scale
                                 int64_t quant_max, at::ScalarType dtype) {
   return entry<quantize_per_channel>("torchquant::quantize_per_channel")
       .call(input, scale, zero_point, axis, quant_min, quant_max, dtype);
+}
+
+at::Tensor quantize_per_group(const at::Tensor& input, const at::Tensor& scale,
+                              const at::Tensor& zero_point, int64_t group_size, int64_t quant_min,
+                              int64_t quant_max, at::ScalarType dtype) {
+  return entry<quantize_per_group>("torchquant::quantize_per_group")
+      .call(input, scale, zero_point, group_size, quant_min, quant_max, dtype);
 }
 
 at::Tensor quantize_per_token(const at::Tensor& input, const at::Tensor& scale,
@@ -108,10 +127,31 @@ at::Tensor dequantize_per_channel(const at::Tensor& input, const at::Tensor& sca
       .call(input, scale, zero_point, axis, out_dtype);
 }
 
+at::Tensor dequantize_per_group(const at::Tensor& input, const at::Tensor& scale,
+                                const at::Tensor& zero_point, int64_t group_size,
+                                at::ScalarType out_dtype) {
+  return entry<dequantize_per_group>("torchquant::dequantize_per_group")
+      .call(input, scale, zero_point, group_size, out_dtype);
+}
+
 at::Tensor dequantize_per_token(const at::Tensor& input, const at::Tensor& scale,
                                 const at::Tensor& zero_point, at::ScalarType out_dtype) {
   return entry<dequantize_per_token>("torchquant::dequantize_per_token")
       .call(input, scale, zero_point, out_dtype);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_tensor(
+    const at::Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric,
+    at::ScalarType dtype) {
+  return entry<quantize_dynamic_per_tensor>("torchquant::quantize_dynamic_per_tensor")
+      .call(input, quant_min, quant_max, symmetric, dtype);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_token(
+    const at::Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric,
+    at::ScalarType dtype) {
+  return entry<quantize_dynamic_per_token>("torchquant::quantize_dynamic_per_token")
+      .call(input, quant_min, quant_max, symmetric, dtype);
 }
 
 at::Tensor quantization_error(const at::Tensor& original, const at::Tensor& approximation) {

@@ -19,15 +19,19 @@ namespace torchquant {
 // [quant_min, quant_max] within [-65536, 65535]. Float means float32, float16 or bfloat16. Results
 // are fresh and contiguous.
 
-// Scale and zero point from the range of a float input: 0-dim; [C] along axis; [..., 1] for each
-// row of the last dimension. Symmetric: absmax / quant_max and 0. Affine: the range, widened to
-// contain 0, onto [quant_min, quant_max]. NaN or Inf gives a NaN scale.
+// Scale and zero point from the range of a float input: 0-dim; [C] along axis; [..., ceil(K / g)]
+// for each group of g neighbours of the last dimension, the last of which may be shorter; [..., 1]
+// for each row of it. Symmetric: absmax / quant_max and 0. Affine: the range, widened to contain 0,
+// onto [quant_min, quant_max]. NaN or Inf gives a NaN scale.
 TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_tensor(const at::Tensor& input,
                                                                             int64_t quant_min,
                                                                             int64_t quant_max,
                                                                             bool symmetric);
 TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_channel(
     const at::Tensor& input, int64_t axis, int64_t quant_min, int64_t quant_max, bool symmetric);
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_group(
+    const at::Tensor& input, int64_t group_size, int64_t quant_min, int64_t quant_max,
+    bool symmetric);
 TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_token(const at::Tensor& input,
                                                                            int64_t quant_min,
                                                                            int64_t quant_max,
@@ -42,9 +46,21 @@ TORCHQUANT_API at::Tensor quantize_per_channel(const at::Tensor& input, const at
                                                const at::Tensor& zero_point, int64_t axis,
                                                int64_t quant_min, int64_t quant_max,
                                                at::ScalarType dtype);
+TORCHQUANT_API at::Tensor quantize_per_group(const at::Tensor& input, const at::Tensor& scale,
+                                             const at::Tensor& zero_point, int64_t group_size,
+                                             int64_t quant_min, int64_t quant_max,
+                                             at::ScalarType dtype);
 TORCHQUANT_API at::Tensor quantize_per_token(const at::Tensor& input, const at::Tensor& scale,
                                              const at::Tensor& zero_point, int64_t quant_min,
                                              int64_t quant_max, at::ScalarType dtype);
+
+// Chooses and quantizes in one call: the codes, the scale and the zero point.
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_tensor(
+    const at::Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric,
+    at::ScalarType dtype);
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_token(
+    const at::Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric,
+    at::ScalarType dtype);
 
 // x = (q - zero_point) * scale, rounded once to out_dtype.
 TORCHQUANT_API at::Tensor dequantize_per_tensor(const at::Tensor& input, const at::Tensor& scale,
@@ -53,6 +69,9 @@ TORCHQUANT_API at::Tensor dequantize_per_tensor(const at::Tensor& input, const a
 TORCHQUANT_API at::Tensor dequantize_per_channel(const at::Tensor& input, const at::Tensor& scale,
                                                  const at::Tensor& zero_point, int64_t axis,
                                                  at::ScalarType out_dtype = at::kFloat);
+TORCHQUANT_API at::Tensor dequantize_per_group(const at::Tensor& input, const at::Tensor& scale,
+                                               const at::Tensor& zero_point, int64_t group_size,
+                                               at::ScalarType out_dtype = at::kFloat);
 TORCHQUANT_API at::Tensor dequantize_per_token(const at::Tensor& input, const at::Tensor& scale,
                                                const at::Tensor& zero_point,
                                                at::ScalarType out_dtype = at::kFloat);

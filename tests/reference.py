@@ -100,6 +100,24 @@ def choose_qparams_per_channel(
     return torch.from_numpy(scale), torch.from_numpy(zero_point)
 
 
+def _groups(length: int, group_size: int) -> list[slice]:
+    return [slice(start, start + group_size) for start in range(0, length, group_size)]
+
+
+def choose_qparams_per_group(
+    input: Tensor, group_size: int, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    groups = _groups(input.shape[-1], group_size)
+    chosen = [
+        choose_qparams_per_token(input[..., group], quant_min, quant_max, symmetric)
+        for group in groups
+    ]
+    if not chosen:
+        empty = torch.empty(*input.shape[:-1], 0)
+        return empty, empty.int()
+    return torch.cat([c[0] for c in chosen], -1), torch.cat([c[1] for c in chosen], -1)
+
+
 def choose_qparams_per_token(
     input: Tensor, quant_min: int, quant_max: int, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
@@ -187,6 +205,45 @@ def quantize_per_token(
     return _quantized(input, _float32(scale), _int64(zero_point), quant_min, quant_max, dtype)
 
 
+def _of_elements(qparams: Array, length: int, group_size: int) -> Array:
+    """[..., groups] to [..., length]: the value of each element's group."""
+    return np.repeat(qparams, group_size, axis=-1)[..., :length]
+
+
+def quantize_per_group(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    group_size: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    length, group_size = input.shape[-1], min(group_size, max(1, input.shape[-1]))
+    return _quantized(
+        input,
+        _of_elements(_float32(scale), length, group_size),
+        _of_elements(_int64(zero_point), length, group_size),
+        quant_min,
+        quant_max,
+        dtype,
+    )
+
+
+def quantize_dynamic_per_tensor(
+    input: Tensor, quant_min: int, quant_max: int, symmetric: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    qparams = choose_qparams_per_tensor(input, quant_min, quant_max, symmetric)
+    return quantize_per_tensor(input, *qparams, quant_min, quant_max, dtype), *qparams
+
+
+def quantize_dynamic_per_token(
+    input: Tensor, quant_min: int, quant_max: int, symmetric: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    qparams = choose_qparams_per_token(input, quant_min, quant_max, symmetric)
+    return quantize_per_token(input, *qparams, quant_min, quant_max, dtype), *qparams
+
+
 # dequantize
 
 
@@ -225,6 +282,23 @@ def dequantize_per_token(
     input: Tensor, scale: Tensor, zero_point: Tensor, *, out_dtype: torch.dtype = torch.float32
 ) -> Tensor:
     return _dequantized(input, _float32(scale), _int64(zero_point), out_dtype)
+
+
+def dequantize_per_group(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    group_size: int,
+    *,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    length, group_size = input.shape[-1], min(group_size, max(1, input.shape[-1]))
+    return _dequantized(
+        input,
+        _of_elements(_float32(scale), length, group_size),
+        _of_elements(_int64(zero_point), length, group_size),
+        out_dtype,
+    )
 
 
 # quantization_error

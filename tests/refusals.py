@@ -223,6 +223,12 @@ def out_dtype(dtype: torch.dtype) -> Wrong:
     return Wrong({"out_dtype": dtype}, f"{message}: pass torch.float32 and convert the result")
 
 
+def group_size(given: int) -> Wrong:
+    message = f"group_size must be 1 or more, but got {given}"
+    repair = "it counts neighbours in the last dimension, 32 or 128 are usual"
+    return Wrong({"group_size": given}, f"{message}: {repair}")
+
+
 def num_bits(given: int) -> Wrong:
     message = f"num_bits must lie in [2, 8], but got {given}"
     repair = "wider codes are stored as int16 or int32 as they are"
@@ -278,6 +284,7 @@ def activation(given: str) -> Wrong:
 
 CHANNEL = "one for each channel"
 TOKEN = "one for each row of the last dimension"
+GROUP = "one for each group of each row"
 FEATURE = "one for each output feature"
 SUM = "the sum of each weight row"
 
@@ -331,6 +338,15 @@ PER_CHANNEL = [
     *(shape_of("scale", zeros(*s), [2], CHANNEL) for s in [(), (1,), (3,), (2, 1)]),
     *(shape_of("zero_point", zeros(*s, dtype=I32), [2], CHANNEL) for s in [(), (1,), (3,), (2, 1)]),
 ]
+PER_GROUP = [
+    *qparams(2, 2),
+    *(shape_of("scale", zeros(*s), [2, 2], GROUP) for s in [(), (2,), (2, 1), (2, 3)]),
+    *(
+        shape_of("zero_point", zeros(*s, dtype=I32), [2, 2], GROUP)
+        for s in [(), (2,), (2, 1), (2, 3)]
+    ),
+]
+GROUP_SIZE = [group_size(0), group_size(-1)]
 PER_TOKEN = [
     *qparams(2, 1),
     *(shape_of("scale", zeros(*s), [2, 1], TOKEN) for s in [(), (2,), (1, 1), (2, 3)]),
@@ -397,6 +413,10 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
         choose(axis=0),
         [*FLOAT_INPUT, few_dims("input", zeros()), *AXIS, *RANGE, *SYMMETRIC],
     ),
+    "choose_qparams_per_group": (
+        choose(group_size=2),
+        [*FLOAT_INPUT, few_dims("input", zeros()), *GROUP_SIZE, *RANGE, *SYMMETRIC],
+    ),
     "choose_qparams_per_token": (
         choose(),
         [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *SYMMETRIC],
@@ -406,6 +426,18 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
         quantize(2, axis=0),
         [*FLOAT_INPUT, few_dims("input", zeros()), *AXIS, *RANGE, *DTYPE, *PER_CHANNEL],
     ),
+    "quantize_per_group": (
+        quantize(2, 2, group_size=2),
+        [*FLOAT_INPUT, few_dims("input", zeros()), *GROUP_SIZE, *RANGE, *DTYPE, *PER_GROUP],
+    ),
+    "quantize_dynamic_per_tensor": (
+        choose(dtype=I8),
+        [*FLOAT_INPUT, *RANGE, *SYMMETRIC, *DTYPE],
+    ),
+    "quantize_dynamic_per_token": (
+        choose(dtype=I8),
+        [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *SYMMETRIC, *DTYPE],
+    ),
     "quantize_per_token": (
         quantize(2, 1),
         [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *DTYPE, *PER_TOKEN],
@@ -414,6 +446,10 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     "dequantize_per_channel": (
         dequantize(2, axis=0),
         [*CODE_INPUT, few_dims("input", zeros(dtype=I8)), *AXIS, *PER_CHANNEL],
+    ),
+    "dequantize_per_group": (
+        dequantize(2, 2, group_size=2),
+        [*CODE_INPUT, few_dims("input", zeros(dtype=I8)), *GROUP_SIZE, *PER_GROUP],
     ),
     "dequantize_per_token": (
         dequantize(2, 1),

@@ -98,6 +98,16 @@ def _choose_qparams_per_channel() -> list[Sample]:
     ]
 
 
+def _choose_qparams_per_group() -> list[Sample]:
+    return [
+        Sample("short-last-group", (floats(3, 5, 70), 32, 0, 255, False)),
+        Sample("symmetric-half", (floats(6, 40, dtype=F16), 8, -8, 7, True)),
+        Sample("one-row-one-group", (floats(70), 1000, 0, 255, False)),
+        Sample("transposed", (floats(21, 40).t(), 4, 0, 15, False)),
+        Sample("no-groups", (floats(3, 0), 32, 0, 255, False)),
+    ]
+
+
 def _choose_qparams_per_token() -> list[Sample]:
     return [
         Sample("affine", (floats(3, 5, 33), 0, 255, False)),
@@ -133,6 +143,19 @@ def _quantize_per_channel() -> list[Sample]:
     ]
 
 
+def _quantize_per_group() -> list[Sample]:
+    def qparams(*shape: int) -> tuple[Tensor, Tensor]:
+        return scales(*shape), zero_points(*shape)
+
+    return [
+        Sample("short-last-group", (floats(3, 5, 70), *qparams(3, 5, 3), 32, 0, 255, U8)),
+        Sample("int8-bfloat16", (floats(6, 40, dtype=BF16), *qparams(6, 5), 8, -8, 7, I8)),
+        Sample("one-row-one-group", (floats(70), *qparams(1), 1000, -128, 127, I8)),
+        Sample("transposed", (floats(21, 40).t(), *qparams(40, 6), 4, 0, 255, I32)),
+        Sample("empty", (floats(3, 0), *qparams(3, 0), 32, 0, 255, U8)),
+    ]
+
+
 def _quantize_per_token() -> list[Sample]:
     def qparams(*shape: int) -> tuple[Tensor, Tensor]:
         return scales(*shape), zero_points(*shape)
@@ -143,6 +166,26 @@ def _quantize_per_token() -> list[Sample]:
         Sample("one-row", (floats(70), *qparams(1), -8, 7, I8)),
         Sample("transposed", (floats(21, 40).t(), *qparams(40, 1), 0, 255, I32)),
         Sample("empty", (floats(3, 0), *qparams(3, 1), 0, 255, U8)),
+    ]
+
+
+def _quantize_dynamic_per_tensor() -> list[Sample]:
+    return [
+        Sample("affine", (floats(9, 13), 0, 255, False, U8)),
+        Sample("symmetric-half-transposed", (floats(33, 6, dtype=F16).t(), -128, 127, True, I8)),
+        Sample("bfloat16", (floats(70, dtype=BF16), -8, 7, False, I16)),
+        Sample("0-dim", (torch.tensor(-2.5), 0, 15, False, I32)),
+        Sample("empty", (floats(0, 3), 0, 255, False, U8)),
+    ]
+
+
+def _quantize_dynamic_per_token() -> list[Sample]:
+    return [
+        Sample("affine", (floats(3, 5, 33), 0, 255, False, U8)),
+        Sample("symmetric-half", (floats(6, 40, dtype=F16), -128, 127, True, I8)),
+        Sample("one-row-bfloat16", (floats(70, dtype=BF16), -8, 7, False, I16)),
+        Sample("transposed", (floats(21, 40).t(), 0, 255, False, I32)),
+        Sample("no-tokens", (floats(0, 8), 0, 255, False, U8)),
     ]
 
 
@@ -175,6 +218,19 @@ def _dequantize_per_channel() -> list[Sample]:
         Sample("last-axis", (integers(3, 35, dtype=I32), *qparams(35), -1), {"out_dtype": BF16}),
         Sample("transposed", (bytes_(21, 40).t(), *qparams(40), 0)),
         Sample("empty", (bytes_(4, 0), *qparams(4), 0)),
+    ]
+
+
+def _dequantize_per_group() -> list[Sample]:
+    def qparams(*shape: int) -> tuple[Tensor, Tensor]:
+        return scales(*shape), zero_points(*shape)
+
+    return [
+        Sample("short-last-group", (bytes_(3, 5, 70, dtype=U8), *qparams(3, 5, 3), 32)),
+        Sample("int8-to-half", (bytes_(6, 40), *qparams(6, 5), 8), {"out_dtype": F16}),
+        Sample("one-row-one-group", (bytes_(70), *qparams(1), 1000)),
+        Sample("transposed", (integers(21, 40, dtype=I16).t(), *qparams(40, 6), 4)),
+        Sample("empty", (bytes_(3, 0), *qparams(3, 0), 32)),
     ]
 
 
@@ -303,12 +359,17 @@ def _linear_static() -> list[Sample]:
 _SAMPLES = {
     "choose_qparams_per_tensor": _choose_qparams_per_tensor,
     "choose_qparams_per_channel": _choose_qparams_per_channel,
+    "choose_qparams_per_group": _choose_qparams_per_group,
     "choose_qparams_per_token": _choose_qparams_per_token,
     "quantize_per_tensor": _quantize_per_tensor,
     "quantize_per_channel": _quantize_per_channel,
+    "quantize_per_group": _quantize_per_group,
     "quantize_per_token": _quantize_per_token,
+    "quantize_dynamic_per_tensor": _quantize_dynamic_per_tensor,
+    "quantize_dynamic_per_token": _quantize_dynamic_per_token,
     "dequantize_per_tensor": _dequantize_per_tensor,
     "dequantize_per_channel": _dequantize_per_channel,
+    "dequantize_per_group": _dequantize_per_group,
     "dequantize_per_token": _dequantize_per_token,
     "quantization_error": _quantization_error,
     "pack_bits": _pack_bits,

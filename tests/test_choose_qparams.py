@@ -90,6 +90,17 @@ class TestChooseQparamsPerChannel(OperatorTests):
         return function, (floats(3, 5, 9),), (floats(2, 17, 40),), shapes
 
 
+class TestChooseQparamsPerGroup(OperatorTests):
+    name = "choose_qparams_per_group"
+
+    def exported(self) -> Any:
+        def function(x: Tensor) -> Any:
+            return operator(self.name)(x, 4, -8, 7, False)
+
+        shapes = ({0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC},)
+        return function, (floats(3, 5, 9),), (floats(2, 17, 40),), shapes
+
+
 class TestChooseQparamsPerToken(OperatorTests):
     name = "choose_qparams_per_token"
 
@@ -317,3 +328,18 @@ def test_agrees_with_torch_on_a_symmetric_weight() -> None:
     scale, zero_point = choose("per_channel", weight, 0, -128, 127, True)
     assert_same(scale, (weight.abs().amax(1).double() / 127).float())
     assert not zero_point.any()
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 3, 7, 8, 15, 16, 17, 32, 69, 70, 71, 1 << 40])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "affine"])
+def test_groups_of_every_size(group_size: int, symmetric: bool) -> None:
+    for x in (floats(5, 70), floats(70), floats(2, 3, 64), floats(40, 21).t()):
+        arguments = (x, group_size, -8, 7, symmetric)
+        assert_same(choose("per_group", *arguments), reference.choose_qparams_per_group(*arguments))
+
+
+def test_per_group_keeps_bad_values_in_their_group() -> None:
+    x = floats(5, 70)
+    x[1, 40], x[3, 69] = torch.nan, torch.inf
+    scale, _ = choose("per_group", x, 32, -8, 7, False)
+    assert scale.isnan().nonzero().tolist() == [[1, 1], [3, 2]]

@@ -83,6 +83,21 @@ class TestDequantizePerChannel(OperatorTests):
         return function, call(3, 5, 9), call(2, 17, 40), shapes
 
 
+class TestDequantizePerGroup(OperatorTests):
+    name = "dequantize_per_group"
+
+    def exported(self) -> Any:
+        def function(q: Tensor, scale: Tensor, zero_point: Tensor) -> Any:
+            return operator(self.name)(q, scale, zero_point, 4)
+
+        def call(*shape: int) -> tuple[Tensor, ...]:
+            groups = (*shape[:-1], -(-shape[-1] // 4))
+            return bytes_(*shape), scales(*groups), zero_points(*groups)
+
+        every = {0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC}
+        return function, call(3, 5, 9), call(2, 17, 40), (every, every, every)
+
+
 class TestDequantizePerToken(OperatorTests):
     name = "dequantize_per_token"
 
@@ -305,3 +320,12 @@ def test_what_is_quantized_comes_back_within_half_a_scale(dtype: torch.dtype) ->
     back = dequantize("per_tensor", q, scale, zero_point)
     assert (back - x).abs().max() <= 0.5 * scale + 1e-6
     assert dequantize("per_tensor", zero_point.to(dtype), scale, zero_point) == 0
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("group_size", [1, 2, 3, 7, 8, 15, 16, 17, 32, 69, 70, 71, 1 << 40])
+def test_groups_of_every_size(group_size: int, dtype: torch.dtype) -> None:
+    for shape in [(5, 70), (70,), (2, 3, 64), (33, 100)]:
+        groups = (*shape[:-1], -(-shape[-1] // group_size))
+        arguments = (codes(*shape, dtype=dtype), scales(*groups), zero_points(*groups), group_size)
+        assert_same(dequantize("per_group", *arguments), reference.dequantize_per_group(*arguments))

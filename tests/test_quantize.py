@@ -91,6 +91,21 @@ class TestQuantizePerChannel(OperatorTests):
         return function, call(3, 5, 9), call(2, 17, 40), shapes
 
 
+class TestQuantizePerGroup(OperatorTests):
+    name = "quantize_per_group"
+
+    def exported(self) -> Any:
+        def function(x: Tensor, scale: Tensor, zero_point: Tensor) -> Any:
+            return operator(self.name)(x, scale, zero_point, 4, -128, 127, I8)
+
+        def call(*shape: int) -> tuple[Tensor, ...]:
+            groups = (*shape[:-1], -(-shape[-1] // 4))
+            return floats(*shape), scales(*groups), zero_points(*groups)
+
+        every = {0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC}
+        return function, call(3, 5, 9), call(2, 17, 40), (every, every, every)
+
+
 class TestQuantizePerToken(OperatorTests):
     name = "quantize_per_token"
 
@@ -372,3 +387,23 @@ def test_equals_quantized_decomposed_for_finite_input(dtype: torch.dtype) -> Non
         quantize("per_channel", y, scale, zero_point, 1, *limits),
         decomposed.quantize_per_channel(y, scale, zero_point, 1, *limits),
     )
+
+
+@pytest.mark.parametrize("x_dtype", FLOATS)
+@pytest.mark.parametrize("group_size", [1, 2, 3, 7, 8, 15, 16, 17, 32, 69, 70, 71, 1 << 40])
+def test_groups_of_every_size(group_size: int, x_dtype: torch.dtype) -> None:
+    for shape in [(5, 70), (70,), (2, 3, 64), (33, 100)]:
+        groups = (*shape[:-1], -(-shape[-1] // group_size))
+        qparams = (scales(*groups), zero_points(*groups))
+        arguments = (floats(*shape, dtype=x_dtype), *qparams, group_size, -128, 127, I8)
+        assert_same(quantize("per_group", *arguments), reference.quantize_per_group(*arguments))
+
+
+def test_per_group_with_every_kind_of_scale_and_zero_point() -> None:
+    groups = len(ZERO_POINTS)
+    scale = torch.tensor((SCALES * groups)[:groups])
+    for group_size in (3, 20):
+        x = floats(2, groups * group_size - 1)
+        qparams = (scale.repeat(2, 1), torch.tensor(ZERO_POINTS, dtype=I32).repeat(2, 1))
+        arguments = (x, *qparams, group_size, -128, 127, I8)
+        assert_same(quantize("per_group", *arguments), reference.quantize_per_group(*arguments))

@@ -41,20 +41,28 @@ def large_samples(operator: str) -> list[Sample]:
     tokens[5, 100], tokens[77, 516] = torch.nan, torch.inf
     by_axis = {axis: (scales(q.shape[axis]), zero_points(q.shape[axis])) for axis in (0, 1)}
     by_token = (scales(301, 1), zero_points(301, 1))
+    by_group = {
+        size: (scales(301, -(-603 // size)), zero_points(301, -(-603 // size))) for size in (5, 32)
+    }
     one = (scales(1), zero_points(1))
     ties = (torch.arange(-300, 300) + 0.5, torch.tensor(1.0), torch.tensor(3, dtype=torch.int32))
     calls: dict[str, list[tuple[Any, ...]]] = {
         "choose_qparams_per_tensor": [(v, 0, 255, False) for v in (x, y, x.to(BF16))],
         "choose_qparams_per_channel": [(y, axis, -128, 127, False) for axis in (0, 1)],
+        "choose_qparams_per_group": [(y, size, -8, 7, True) for size in (5, 32, 1000)],
         "choose_qparams_per_token": [(v, 0, 255, False) for v in (y, y.to(F16))],
         "quantize_per_tensor": [
             *((v, *one, 0, 255, U8) for v in (y, y.to(F16), y.to(BF16))),
             (*ties, -128, 127, torch.int8),
         ],
         "quantize_per_channel": [(y, *by_axis[a], a, -128, 127, torch.int16) for a in (0, 1)],
+        "quantize_per_group": [(y, *by_group[g], g, -8, 7, torch.int8) for g in by_group],
+        "quantize_dynamic_per_tensor": [(v, 0, 255, False, U8) for v in (x, y, x.to(F16))],
+        "quantize_dynamic_per_token": [(v, -128, 127, True, torch.int8) for v in (y, y.to(BF16))],
         "quantize_per_token": [(y, *by_token, -128, 127, torch.int8)],
         "dequantize_per_tensor": [(v, *one) for v in (q, q.view(U8), q.int() * 9001)],
         "dequantize_per_channel": [(q, *by_axis[axis], axis) for axis in (0, 1)],
+        "dequantize_per_group": [(q, *by_group[g], g) for g in by_group],
         "dequantize_per_token": [(q, *by_token)],
         "quantization_error": [(v, floats(301, 603)) for v in (x, y, x.to(F16), x.double())],
         "pack_bits": [(q >> (8 - bits), bits) for bits in range(2, 9)],

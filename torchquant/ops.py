@@ -10,6 +10,8 @@ granularity             scale and zero_point                        of an input
 ``per_tensor``          one element (chosen ones are 0-dim)         of any shape
 ``per_channel``         ``[C]``, C the size of ``axis``             of 1 or more dims
 ``per_token``           ``[..., 1]``, one for each last-dim row     of 1 or more dims
+``per_group``           ``[..., ceil(K / group_size)]``, K the      of 1 or more dims
+                        last dimension; a last group may be short
 ======================  ==========================================  ==================
 """
 
@@ -61,6 +63,26 @@ def choose_qparams_per_channel(
     """
     result: tuple[Tensor, Tensor] = _ops.choose_qparams_per_channel(
         input, axis, quant_min, quant_max, symmetric
+    )
+    return result
+
+
+def choose_qparams_per_group(
+    input: Tensor, group_size: int, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Scales and zero points for each ``group_size`` neighbours of the last dimension.
+
+    The equations are those of :func:`choose_qparams_per_tensor`. The last group of a row has what
+    is left, where group_size does not divide it.
+
+    Returns:
+        scale, float32 ``[..., ceil(K / group_size)]``, and zero_point, int32, of that shape.
+
+    Raises:
+        RuntimeError: also where input has no dimension, or group_size is below 1.
+    """
+    result: tuple[Tensor, Tensor] = _ops.choose_qparams_per_group(
+        input, group_size, quant_min, quant_max, symmetric
     )
     return result
 
@@ -131,6 +153,22 @@ def quantize_per_channel(
     return result
 
 
+def quantize_per_group(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    group_size: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """:func:`quantize_per_tensor` with qparams ``[..., ceil(K / group_size)]``, one a group."""
+    result: Tensor = _ops.quantize_per_group(
+        input, scale, zero_point, group_size, quant_min, quant_max, dtype
+    )
+    return result
+
+
 def quantize_per_token(
     input: Tensor,
     scale: Tensor,
@@ -141,6 +179,40 @@ def quantize_per_token(
 ) -> Tensor:
     """:func:`quantize_per_tensor` with scale and zero_point ``[..., 1]``, one for each row."""
     result: Tensor = _ops.quantize_per_token(input, scale, zero_point, quant_min, quant_max, dtype)
+    return result
+
+
+def quantize_dynamic_per_tensor(
+    input: Tensor, quant_min: int, quant_max: int, symmetric: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`choose_qparams_per_tensor` and :func:`quantize_per_tensor` in one call.
+
+    Returns:
+        Codes of the shape of input, of ``dtype``; scale and zero_point, 0-dim.
+
+    Raises:
+        RuntimeError: what either of the two would raise.
+    """
+    result: tuple[Tensor, Tensor, Tensor] = _ops.quantize_dynamic_per_tensor(
+        input, quant_min, quant_max, symmetric, dtype
+    )
+    return result
+
+
+def quantize_dynamic_per_token(
+    input: Tensor, quant_min: int, quant_max: int, symmetric: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`choose_qparams_per_token` and :func:`quantize_per_token`, in one pass over memory.
+
+    Returns:
+        Codes of the shape of input, of ``dtype``; scale and zero_point ``[..., 1]``.
+
+    Raises:
+        RuntimeError: what either of the two would raise.
+    """
+    result: tuple[Tensor, Tensor, Tensor] = _ops.quantize_dynamic_per_token(
+        input, quant_min, quant_max, symmetric, dtype
+    )
     return result
 
 
@@ -179,6 +251,21 @@ def dequantize_per_channel(
     """:func:`dequantize_per_tensor` with scale and zero_point ``[C]``, one for each axis slice."""
     result: Tensor = _ops.dequantize_per_channel(
         input, scale, zero_point, axis, out_dtype=out_dtype
+    )
+    return result
+
+
+def dequantize_per_group(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    group_size: int,
+    *,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """:func:`dequantize_per_tensor` with qparams ``[..., ceil(K / group_size)]``, one a group."""
+    result: Tensor = _ops.dequantize_per_group(
+        input, scale, zero_point, group_size, out_dtype=out_dtype
     )
     return result
 

@@ -7,13 +7,18 @@ namespace torchquant::ops {
 TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
   m.impl("choose_qparams_per_tensor", torch::CppFunction::makeFallthrough());
   m.impl("choose_qparams_per_channel", torch::CppFunction::makeFallthrough());
+  m.impl("choose_qparams_per_group", torch::CppFunction::makeFallthrough());
   m.impl("choose_qparams_per_token", torch::CppFunction::makeFallthrough());
   m.impl("quantize_per_tensor", torch::CppFunction::makeFallthrough());
   m.impl("quantize_per_channel", torch::CppFunction::makeFallthrough());
+  m.impl("quantize_per_group", torch::CppFunction::makeFallthrough());
   m.impl("quantize_per_token", torch::CppFunction::makeFallthrough());
   m.impl("dequantize_per_tensor", torch::CppFunction::makeFallthrough());
   m.impl("dequantize_per_channel", torch::CppFunction::makeFallthrough());
+  m.impl("dequantize_per_group", torch::CppFunction::makeFallthrough());
   m.impl("dequantize_per_token", torch::CppFunction::makeFallthrough());
+  m.impl("quantize_dynamic_per_tensor", torch::CppFunction::makeFallthrough());
+  m.impl("quantize_dynamic_per_token", torch::CppFunction::makeFallthrough());
   m.impl("quantization_error", torch::CppFunction::makeFallthrough());
   m.impl("pack_bits", torch::CppFunction::makeFallthrough());
   m.impl("unpack_bits", torch::CppFunction::makeFallthrough());

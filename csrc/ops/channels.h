@@ -1,5 +1,6 @@
-// One view for every granularity: contiguous data as [outer, channels, inner] with a scale and a
-// zero point for each channel. per_tensor is one channel, per_token has one for each row.
+// One view for every granularity: contiguous data as rows of runs with a scale and a zero point for
+// each run. per_tensor is one run, per_token has one for each row, per_group several in a row, and
+// per_channel repeats its channels.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -11,23 +12,52 @@
 
 namespace torchquant::ops {
 
+// `outer` times `channels` runs of `inner` elements, that of one channel each; only where several
+// make up a row of `row` elements may the last of them be shorter.
 struct ChannelView {
   int64_t outer;
   int64_t channels;
   int64_t inner;
+  int64_t row;
 
-  int64_t size() const { return outer * channels * inner; }
+  int64_t runs_of_row() const { return at::divup(row, inner); }
+  int64_t size() const { return row == 0 ? 0 : outer * channels / runs_of_row() * row; }
 };
 
-inline ChannelView per_tensor_view(const at::Tensor& input) { return {1, 1, input.numel()}; }
+inline ChannelView per_tensor_view(const at::Tensor& input) {
+  return {1, 1, input.numel(), input.numel()};
+}
 
 inline ChannelView per_channel_view(const at::Tensor& input, int64_t axis) {
-  return {c10::multiply_integers(input.sizes().slice(0, axis)), input.size(axis),
-          c10::multiply_integers(input.sizes().slice(axis + 1))};
+  const int64_t inner = c10::multiply_integers(input.sizes().slice(axis + 1));
+  return {c10::multiply_integers(input.sizes().slice(0, axis)), input.size(axis), inner, inner};
+}
+
+inline int64_t row_count(const at::Tensor& input) {
+  return c10::multiply_integers(input.sizes().slice(0, input.dim() - 1));
 }
 
 inline ChannelView per_token_view(const at::Tensor& input) {
-  return {1, c10::multiply_integers(input.sizes().slice(0, input.dim() - 1)), input.size(-1)};
+  return {1, row_count(input), input.size(-1), input.size(-1)};
+}
+
+inline ChannelView per_group_view(const at::Tensor& input, int64_t group_size) {
+  const int64_t row = input.size(-1), inner = std::min(group_size, std::max<int64_t>(1, row));
+  return {1, row_count(input) * at::divup(row, inner), inner, row};
+}
+
+// Elements [begin, end) of one channel.
+struct Run {
+  int64_t begin;
+  int64_t end;
+  int64_t channel;
+};
+
+// Run `index` of the data.
+inline Run run_of(const ChannelView& view, int64_t index) {
+  const int64_t runs = view.runs_of_row();
+  const int64_t row = index / runs * view.row, offset = index % runs * view.inner;
+  return {row + offset, row + std::min(view.row, offset + view.inner), index % view.channels};
 }
 
 // Host copies of scale and zero_point, a pair for each channel.
@@ -57,6 +87,17 @@ inline const kernels::Kernels& kernels_for(c10::ArrayRef<int32_t> zero_point) {
   return ordinary ? kernels::active() : kernels::scalar();
 }
 
+// Ranges merge by minimum and maximum, so their order, and the number of threads, do not matter.
+inline Range range_of_all(const at::Tensor& x) {
+  const auto type = kernel_float(x.scalar_type());
+  return at::parallel_reduce(
+      0, x.numel(), kGrain, kEmptyRange,
+      [&](int64_t begin, int64_t end, Range range) {
+        return merge(kernels::active().range.span(element(x, begin), type, end - begin), range);
+      },
+      merge);
+}
+
 // Runs of one channel shorter than this are walked across channels, a parameter for each element.
 inline constexpr int64_t kShortRun = 16;
 
@@ -64,18 +105,16 @@ inline bool has_long_runs(const ChannelView& view) {
   return view.channels <= 1 || view.inner >= kShortRun;
 }
 
-// Calls span(begin, end, channel) for runs of one channel that together cover the data, in
-// parallel.
-template <class Span>
-void for_each_run(const ChannelView& view, Span span) {
-  at::parallel_for(0, view.size(), kGrain, [&](int64_t begin, int64_t end) {
-    while (begin < end) {
-      const int64_t run = begin / view.inner;
-      const int64_t run_end = std::min(end, (run + 1) * view.inner);
-      span(begin, run_end, run % view.channels);
-      begin = run_end;
-    }
-  });
+// Calls visit(run) for the runs of elements [begin, end), the first and the last cut to it.
+template <class Visit>
+void for_each_run_of(const ChannelView& view, int64_t begin, int64_t end, Visit visit) {
+  int64_t index = begin / view.row * view.runs_of_row() + begin % view.row / view.inner;
+  for (; begin < end; ++index) {
+    const Run run = run_of(view, index);
+    const int64_t run_end = std::min(end, run.end);
+    visit(Run{begin, run_end, run.channel});
+    begin = run_end;
+  }
 }
 
 // Parameters repeated for each element of a period of the data that many vectors long.
@@ -108,21 +147,53 @@ void for_each_period(int64_t size, int64_t period, Columns columns) {
   });
 }
 
-// Covers the data with pieces of one channel, span(begin, end, scale, zero_point), or, where
-// channels alternate too fast for that, of many: columns(begin, end, scales, zero_points).
-template <class Span, class Columns>
-void for_each_piece(const ChannelView& view, const ChannelParams& params, Span span,
-                    Columns columns) {
-  if (view.size() == 0) return;
-  if (has_long_runs(view)) {
-    return for_each_run(view, [&](int64_t begin, int64_t end, int64_t channel) {
-      span(begin, end, params.scale[channel], params.zero_point[channel]);
+// The parameters of each element of a piece, where every run has its own.
+struct PieceParams {
+  static constexpr int64_t kPiece = 1024;
+  float scale[kPiece];
+  int32_t zero_point[kPiece];
+
+  void fill(const ChannelView& view, const ChannelParams& params, int64_t begin, int64_t end) {
+    for_each_run_of(view, begin, end, [&](const Run& run) {
+      std::fill(scale + run.begin - begin, scale + run.end - begin, params.scale[run.channel]);
+      std::fill(zero_point + run.begin - begin, zero_point + run.end - begin,
+                params.zero_point[run.channel]);
     });
+  }
+};
+
+// Short runs: columns(begin, end, scales, zero_points), with a parameter for each element.
+template <class Columns>
+void for_each_short_piece(const ChannelView& view, const ChannelParams& params, Columns columns) {
+  if (view.outer == 1) {
+    at::parallel_for(0, view.size(), kGrain, [&](int64_t begin, int64_t end) {
+      PieceParams piece;
+      for (; begin < end; begin += PieceParams::kPiece) {
+        const int64_t piece_end = std::min(end, begin + PieceParams::kPiece);
+        piece.fill(view, params, begin, piece_end);
+        columns(begin, piece_end, piece.scale, piece.zero_point);
+      }
+    });
+    return;
   }
   const ChannelParams repeated = repeat_params(params, view);
   const auto period = static_cast<int64_t>(repeated.scale.size());
   for_each_period(view.size(), period, [&](int64_t begin, int64_t end, int64_t offset) {
     columns(begin, end, repeated.scale.data() + offset, repeated.zero_point.data() + offset);
+  });
+}
+
+// Covers the data, in parallel, with pieces of one channel, span(begin, end, scale, zero_point), or,
+// where channels alternate too fast for that, of many: columns(begin, end, scales, zero_points).
+template <class Span, class Columns>
+void for_each_piece(const ChannelView& view, const ChannelParams& params, Span span,
+                    Columns columns) {
+  if (view.size() == 0) return;
+  if (!has_long_runs(view)) return for_each_short_piece(view, params, columns);
+  at::parallel_for(0, view.size(), kGrain, [&](int64_t begin, int64_t end) {
+    for_each_run_of(view, begin, end, [&](const Run& run) {
+      span(run.begin, run.end, params.scale[run.channel], params.zero_point[run.channel]);
+    });
   });
 }
 

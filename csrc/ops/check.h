@@ -189,6 +189,28 @@ inline void check_qparams_per_channel(const Tensor& input, const Tensor& scale,
                   "one for each channel");
 }
 
+inline void check_group_size(const Tensor& input, int64_t group_size) {
+  check_min_dim(input, "input", 1);
+  TORCH_CHECK(group_size >= 1, "group_size must be 1 or more, but got ", group_size,
+              ": it counts neighbours in the last dimension, 32 or 128 are usual");
+}
+
+// [..., ceil(K / group_size)]: one value for each group of a row; the last one may be short.
+inline SymShape group_shape(const Tensor& input, int64_t group_size) {
+  SymShape shape = input.sym_sizes().vec();
+  shape.back() = (shape.back() + (group_size - 1)) / group_size;
+  return shape;
+}
+
+inline void check_qparams_per_group(const Tensor& input, const Tensor& scale,
+                                    const Tensor& zero_point, int64_t group_size) {
+  check_group_size(input, group_size);
+  const SymShape shape = group_shape(input, group_size);
+  const char* meaning = "one for each group of each row";
+  check_companion(scale, "scale", input, "input", at::kFloat, shape, meaning);
+  check_companion(zero_point, "zero_point", input, "input", at::kInt, shape, meaning);
+}
+
 inline void check_qparams_per_token(const Tensor& input, const Tensor& scale,
                                     const Tensor& zero_point) {
   check_min_dim(input, "input", 1);
@@ -208,6 +230,12 @@ inline void check_choose_qparams(const Tensor& input, int64_t quant_min, int64_t
 inline void check_quantize(const Tensor& input, int64_t quant_min, int64_t quant_max,
                            ScalarType dtype) {
   check_float(input, "input");
+  check_code_dtype(dtype, quant_min, quant_max);
+}
+
+inline void check_quantize_dynamic(const Tensor& input, int64_t quant_min, int64_t quant_max,
+                                   bool symmetric, ScalarType dtype) {
+  check_choose_qparams(input, quant_min, quant_max, symmetric);
   check_code_dtype(dtype, quant_min, quant_max);
 }
 

@@ -8,18 +8,7 @@
 namespace torchquant::ops {
 namespace {
 
-// Ranges merge by minimum and maximum, so their order, and the number of threads, do not matter.
 using Ranges = std::vector<Range>;
-
-Range range_of_all(const Tensor& x) {
-  const auto type = kernel_float(x.scalar_type());
-  return at::parallel_reduce(
-      0, x.numel(), kGrain, kEmptyRange,
-      [&](int64_t begin, int64_t end, Range range) {
-        return merge(kernels::active().range.span(element(x, begin), type, end - begin), range);
-      },
-      merge);
-}
 
 Ranges ranges_of_runs(const Tensor& x, const ChannelView& view) {
   const auto type = kernel_float(x.scalar_type());
@@ -29,8 +18,9 @@ Ranges ranges_of_runs(const Tensor& x, const ChannelView& view) {
                    [&](int64_t from, int64_t to) {
                      for (int64_t channel = from; channel < to; ++channel) {
                        for (int64_t i = 0; i < view.outer; ++i) {
-                         const void* run = element(x, (i * view.channels + channel) * view.inner);
-                         const Range range = kernels::active().range.span(run, type, view.inner);
+                         const Run run = run_of(view, i * view.channels + channel);
+                         const Range range = kernels::active().range.span(
+                             element(x, run.begin), type, run.end - run.begin);
                          ranges[channel] = merge(range, ranges[channel]);
                        }
                      }
@@ -110,6 +100,16 @@ std::tuple<Tensor, Tensor> choose_qparams_per_channel_cpu(const Tensor& input, i
   return qparams;
 }
 
+std::tuple<Tensor, Tensor> choose_qparams_per_group_cpu(const Tensor& input, int64_t group_size,
+                                                        int64_t quant_min, int64_t quant_max,
+                                                        bool symmetric) {
+  check_choose_qparams(input, quant_min, quant_max, symmetric);
+  check_group_size(input, group_size);
+  auto qparams = new_qparams_per_group(input, group_size);
+  choose(input, per_group_view(input, group_size), quant_min, quant_max, symmetric, qparams);
+  return qparams;
+}
+
 std::tuple<Tensor, Tensor> choose_qparams_per_token_cpu(const Tensor& input, int64_t quant_min,
                                                         int64_t quant_max, bool symmetric) {
   check_choose_qparams(input, quant_min, quant_max, symmetric);
@@ -124,6 +124,7 @@ std::tuple<Tensor, Tensor> choose_qparams_per_token_cpu(const Tensor& input, int
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
   m.impl("choose_qparams_per_tensor", &choose_qparams_per_tensor_cpu);
   m.impl("choose_qparams_per_channel", &choose_qparams_per_channel_cpu);
+  m.impl("choose_qparams_per_group", &choose_qparams_per_group_cpu);
   m.impl("choose_qparams_per_token", &choose_qparams_per_token_cpu);
 }
 

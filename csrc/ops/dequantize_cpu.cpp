@@ -42,6 +42,13 @@ Tensor dequantize_per_channel_cpu(const Tensor& input, const Tensor& scale,
   return dequantize(input, scale, zero_point, view, out_dtype);
 }
 
+Tensor dequantize_per_group_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+                                int64_t group_size, ScalarType out_dtype) {
+  check_dequantize(input, out_dtype);
+  check_qparams_per_group(input, scale, zero_point, group_size);
+  return dequantize(input, scale, zero_point, per_group_view(input, group_size), out_dtype);
+}
+
 Tensor dequantize_per_token_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                                 ScalarType out_dtype) {
   check_dequantize(input, out_dtype);
@@ -54,6 +61,7 @@ Tensor dequantize_per_token_cpu(const Tensor& input, const Tensor& scale, const 
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
   m.impl("dequantize_per_tensor", &dequantize_per_tensor_cpu);
   m.impl("dequantize_per_channel", &dequantize_per_channel_cpu);
+  m.impl("dequantize_per_group", &dequantize_per_group_cpu);
   m.impl("dequantize_per_token", &dequantize_per_token_cpu);
 }
 

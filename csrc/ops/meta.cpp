@@ -20,6 +20,14 @@ std::tuple<Tensor, Tensor> choose_qparams_per_channel_meta(const Tensor& input, 
   return new_qparams_per_channel(input, check_axis(input, axis));
 }
 
+std::tuple<Tensor, Tensor> choose_qparams_per_group_meta(const Tensor& input, int64_t group_size,
+                                                         int64_t quant_min, int64_t quant_max,
+                                                         bool symmetric) {
+  check_choose_qparams(input, quant_min, quant_max, symmetric);
+  check_group_size(input, group_size);
+  return new_qparams_per_group(input, group_size);
+}
+
 std::tuple<Tensor, Tensor> choose_qparams_per_token_meta(const Tensor& input, int64_t quant_min,
                                                          int64_t quant_max, bool symmetric) {
   check_choose_qparams(input, quant_min, quant_max, symmetric);
@@ -39,6 +47,14 @@ Tensor quantize_per_channel_meta(const Tensor& input, const Tensor& scale, const
                                  ScalarType dtype) {
   check_quantize(input, quant_min, quant_max, dtype);
   check_qparams_per_channel(input, scale, zero_point, axis);
+  return new_like(input, dtype);
+}
+
+Tensor quantize_per_group_meta(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+                               int64_t group_size, int64_t quant_min, int64_t quant_max,
+                               ScalarType dtype) {
+  check_quantize(input, quant_min, quant_max, dtype);
+  check_qparams_per_group(input, scale, zero_point, group_size);
   return new_like(input, dtype);
 }
 
@@ -63,11 +79,31 @@ Tensor dequantize_per_channel_meta(const Tensor& input, const Tensor& scale,
   return new_like(input, out_dtype);
 }
 
+Tensor dequantize_per_group_meta(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+                                 int64_t group_size, ScalarType out_dtype) {
+  check_dequantize(input, out_dtype);
+  check_qparams_per_group(input, scale, zero_point, group_size);
+  return new_like(input, out_dtype);
+}
+
 Tensor dequantize_per_token_meta(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                                  ScalarType out_dtype) {
   check_dequantize(input, out_dtype);
   check_qparams_per_token(input, scale, zero_point);
   return new_like(input, out_dtype);
+}
+
+std::tuple<Tensor, Tensor, Tensor> quantize_dynamic_per_tensor_meta(
+    const Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric, ScalarType dtype) {
+  check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
+  return std::tuple_cat(std::tuple{new_like(input, dtype)}, new_qparams_per_tensor(input));
+}
+
+std::tuple<Tensor, Tensor, Tensor> quantize_dynamic_per_token_meta(
+    const Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric, ScalarType dtype) {
+  check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
+  check_min_dim(input, "input", 1);
+  return std::tuple_cat(std::tuple{new_like(input, dtype)}, new_qparams_per_token(input));
 }
 
 Tensor quantization_error_meta(const Tensor& original, const Tensor& approximation) {
@@ -132,13 +168,18 @@ Tensor linear_static_meta(const Tensor& input, const Tensor& input_scale,
 TORCH_LIBRARY_IMPL(torchquant, Meta, m) {
   m.impl("choose_qparams_per_tensor", &choose_qparams_per_tensor_meta);
   m.impl("choose_qparams_per_channel", &choose_qparams_per_channel_meta);
+  m.impl("choose_qparams_per_group", &choose_qparams_per_group_meta);
   m.impl("choose_qparams_per_token", &choose_qparams_per_token_meta);
   m.impl("quantize_per_tensor", &quantize_per_tensor_meta);
   m.impl("quantize_per_channel", &quantize_per_channel_meta);
+  m.impl("quantize_per_group", &quantize_per_group_meta);
   m.impl("quantize_per_token", &quantize_per_token_meta);
   m.impl("dequantize_per_tensor", &dequantize_per_tensor_meta);
   m.impl("dequantize_per_channel", &dequantize_per_channel_meta);
+  m.impl("dequantize_per_group", &dequantize_per_group_meta);
   m.impl("dequantize_per_token", &dequantize_per_token_meta);
+  m.impl("quantize_dynamic_per_tensor", &quantize_dynamic_per_tensor_meta);
+  m.impl("quantize_dynamic_per_token", &quantize_dynamic_per_token_meta);
   m.impl("quantization_error", &quantization_error_meta);
   m.impl("pack_bits", &pack_bits_meta);
   m.impl("unpack_bits", &unpack_bits_meta);

@@ -30,6 +30,10 @@ inline std::tuple<Tensor, Tensor> new_qparams_per_channel(const Tensor& input, i
   return new_qparams(input, {input.sym_size(axis)});
 }
 
+inline std::tuple<Tensor, Tensor> new_qparams_per_group(const Tensor& input, int64_t group_size) {
+  return new_qparams(input, group_shape(input, group_size));
+}
+
 inline std::tuple<Tensor, Tensor> new_qparams_per_token(const Tensor& input) {
   return new_qparams(input, token_shape(input));
 }

@@ -45,6 +45,15 @@ Tensor quantize_per_channel_cpu(const Tensor& input, const Tensor& scale, const 
   return quantize(input, scale, zero_point, view, quant_min, quant_max, dtype);
 }
 
+Tensor quantize_per_group_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+                              int64_t group_size, int64_t quant_min, int64_t quant_max,
+                              ScalarType dtype) {
+  check_quantize(input, quant_min, quant_max, dtype);
+  check_qparams_per_group(input, scale, zero_point, group_size);
+  const ChannelView view = per_group_view(input, group_size);
+  return quantize(input, scale, zero_point, view, quant_min, quant_max, dtype);
+}
+
 Tensor quantize_per_token_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                               int64_t quant_min, int64_t quant_max, ScalarType dtype) {
   check_quantize(input, quant_min, quant_max, dtype);
@@ -57,6 +66,7 @@ Tensor quantize_per_token_cpu(const Tensor& input, const Tensor& scale, const Te
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
   m.impl("quantize_per_tensor", &quantize_per_tensor_cpu);
   m.impl("quantize_per_channel", &quantize_per_channel_cpu);
+  m.impl("quantize_per_group", &quantize_per_group_cpu);
   m.impl("quantize_per_token", &quantize_per_token_cpu);
 }
 
