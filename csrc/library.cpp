@@ -140,16 +140,20 @@ at::Tensor dequantize_per_token(const at::Tensor& input, const at::Tensor& scale
       .call(input, scale, zero_point, out_dtype);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_tensor(
-    const at::Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric,
-    at::ScalarType dtype) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_tensor(const at::Tensor& input,
+                                                                           int64_t quant_min,
+                                                                           int64_t quant_max,
+                                                                           bool symmetric,
+                                                                           at::ScalarType dtype) {
   return entry<quantize_dynamic_per_tensor>("torchquant::quantize_dynamic_per_tensor")
       .call(input, quant_min, quant_max, symmetric, dtype);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_token(
-    const at::Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric,
-    at::ScalarType dtype) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_token(const at::Tensor& input,
+                                                                          int64_t quant_min,
+                                                                          int64_t quant_max,
+                                                                          bool symmetric,
+                                                                          at::ScalarType dtype) {
   return entry<quantize_dynamic_per_token>("torchquant::quantize_dynamic_per_token")
       .call(input, quant_min, quant_max, symmetric, dtype);
 }

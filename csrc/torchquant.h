@@ -29,9 +29,11 @@ TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_tensor(cons
                                                                             bool symmetric);
 TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_channel(
     const at::Tensor& input, int64_t axis, int64_t quant_min, int64_t quant_max, bool symmetric);
-TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_group(
-    const at::Tensor& input, int64_t group_size, int64_t quant_min, int64_t quant_max,
-    bool symmetric);
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_group(const at::Tensor& input,
+                                                                           int64_t group_size,
+                                                                           int64_t quant_min,
+                                                                           int64_t quant_max,
+                                                                           bool symmetric);
 TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> choose_qparams_per_token(const at::Tensor& input,
                                                                            int64_t quant_min,
                                                                            int64_t quant_max,

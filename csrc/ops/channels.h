@@ -183,8 +183,9 @@ void for_each_short_piece(const ChannelView& view, const ChannelParams& params, 
   });
 }
 
-// Covers the data, in parallel, with pieces of one channel, span(begin, end, scale, zero_point), or,
-// where channels alternate too fast for that, of many: columns(begin, end, scales, zero_points).
+// Covers the data, in parallel, with pieces of one channel, span(begin, end, scale, zero_point),
+// or, where channels alternate too fast for that, of many: columns(begin, end, scales,
+// zero_points).
 template <class Span, class Columns>
 void for_each_piece(const ChannelView& view, const ChannelParams& params, Span span,
                     Columns columns) {
