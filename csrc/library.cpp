@@ -20,13 +20,21 @@ TORCH_LIBRARY(torchquant, m) {
   m.def("choose_qparams_per_group(Tensor input, int group_size, int quant_min, int quant_max, bool symmetric) -> (Tensor scale, Tensor zero_point)");
   m.def("choose_qparams_per_token(Tensor input, int quant_min, int quant_max, bool symmetric) -> (Tensor scale, Tensor zero_point)");
   m.def("quantize_per_tensor(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor");
+  m.def("quantize_per_tensor.out(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> ()");
   m.def("quantize_per_channel(Tensor input, Tensor scale, Tensor zero_point, int axis, int quant_min, int quant_max, ScalarType dtype) -> Tensor");
+  m.def("quantize_per_channel.out(Tensor input, Tensor scale, Tensor zero_point, int axis, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> ()");
   m.def("quantize_per_group(Tensor input, Tensor scale, Tensor zero_point, int group_size, int quant_min, int quant_max, ScalarType dtype) -> Tensor");
+  m.def("quantize_per_group.out(Tensor input, Tensor scale, Tensor zero_point, int group_size, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> ()");
   m.def("quantize_per_token(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor");
+  m.def("quantize_per_token.out(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> ()");
   m.def("dequantize_per_tensor(Tensor input, Tensor scale, Tensor zero_point, *, ScalarType out_dtype=float) -> Tensor");
+  m.def("dequantize_per_tensor.out(Tensor input, Tensor scale, Tensor zero_point, *, ScalarType out_dtype=float, Tensor(a!) out) -> ()");
   m.def("dequantize_per_channel(Tensor input, Tensor scale, Tensor zero_point, int axis, *, ScalarType out_dtype=float) -> Tensor");
+  m.def("dequantize_per_channel.out(Tensor input, Tensor scale, Tensor zero_point, int axis, *, ScalarType out_dtype=float, Tensor(a!) out) -> ()");
   m.def("dequantize_per_group(Tensor input, Tensor scale, Tensor zero_point, int group_size, *, ScalarType out_dtype=float) -> Tensor");
+  m.def("dequantize_per_group.out(Tensor input, Tensor scale, Tensor zero_point, int group_size, *, ScalarType out_dtype=float, Tensor(a!) out) -> ()");
   m.def("dequantize_per_token(Tensor input, Tensor scale, Tensor zero_point, *, ScalarType out_dtype=float) -> Tensor");
+  m.def("dequantize_per_token.out(Tensor input, Tensor scale, Tensor zero_point, *, ScalarType out_dtype=float, Tensor(a!) out) -> ()");
   m.def("quantize_dynamic_per_tensor(Tensor input, int quant_min, int quant_max, bool symmetric, ScalarType dtype) -> (Tensor, Tensor scale, Tensor zero_point)");
   m.def("quantize_dynamic_per_token(Tensor input, int quant_min, int quant_max, bool symmetric, ScalarType dtype) -> (Tensor, Tensor scale, Tensor zero_point)");
   m.def("quantization_error(Tensor original, Tensor approximation) -> Tensor");
@@ -50,9 +58,9 @@ namespace {
 
 // The dispatcher's entry of the operator that `Function` stands for, looked up once.
 template <auto Function, class Signature = std::remove_pointer_t<decltype(Function)>>
-const c10::TypedOperatorHandle<Signature>& entry(const char* name) {
+const c10::TypedOperatorHandle<Signature>& entry(const char* name, const char* overload = "") {
   static const auto handle =
-      c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Signature>();
+      c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).template typed<Signature>();
   return handle;
 }
 
@@ -156,6 +164,62 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_token(const 
                                                                           at::ScalarType dtype) {
   return entry<quantize_dynamic_per_token>("torchquant::quantize_dynamic_per_token")
       .call(input, quant_min, quant_max, symmetric, dtype);
+}
+
+void quantize_per_tensor_out(const at::Tensor& input, const at::Tensor& scale,
+                             const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max,
+                             at::ScalarType dtype, at::Tensor& out) {
+  entry<quantize_per_tensor_out>("torchquant::quantize_per_tensor", "out")
+      .call(input, scale, zero_point, quant_min, quant_max, dtype, out);
+}
+
+void dequantize_per_tensor_out(const at::Tensor& input, const at::Tensor& scale,
+                               const at::Tensor& zero_point, at::ScalarType out_dtype,
+                               at::Tensor& out) {
+  entry<dequantize_per_tensor_out>("torchquant::dequantize_per_tensor", "out")
+      .call(input, scale, zero_point, out_dtype, out);
+}
+
+void quantize_per_channel_out(const at::Tensor& input, const at::Tensor& scale,
+                              const at::Tensor& zero_point, int64_t axis, int64_t quant_min,
+                              int64_t quant_max, at::ScalarType dtype, at::Tensor& out) {
+  entry<quantize_per_channel_out>("torchquant::quantize_per_channel", "out")
+      .call(input, scale, zero_point, axis, quant_min, quant_max, dtype, out);
+}
+
+void dequantize_per_channel_out(const at::Tensor& input, const at::Tensor& scale,
+                                const at::Tensor& zero_point, int64_t axis,
+                                at::ScalarType out_dtype, at::Tensor& out) {
+  entry<dequantize_per_channel_out>("torchquant::dequantize_per_channel", "out")
+      .call(input, scale, zero_point, axis, out_dtype, out);
+}
+
+void quantize_per_group_out(const at::Tensor& input, const at::Tensor& scale,
+                            const at::Tensor& zero_point, int64_t group_size, int64_t quant_min,
+                            int64_t quant_max, at::ScalarType dtype, at::Tensor& out) {
+  entry<quantize_per_group_out>("torchquant::quantize_per_group", "out")
+      .call(input, scale, zero_point, group_size, quant_min, quant_max, dtype, out);
+}
+
+void dequantize_per_group_out(const at::Tensor& input, const at::Tensor& scale,
+                              const at::Tensor& zero_point, int64_t group_size,
+                              at::ScalarType out_dtype, at::Tensor& out) {
+  entry<dequantize_per_group_out>("torchquant::dequantize_per_group", "out")
+      .call(input, scale, zero_point, group_size, out_dtype, out);
+}
+
+void quantize_per_token_out(const at::Tensor& input, const at::Tensor& scale,
+                            const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max,
+                            at::ScalarType dtype, at::Tensor& out) {
+  entry<quantize_per_token_out>("torchquant::quantize_per_token", "out")
+      .call(input, scale, zero_point, quant_min, quant_max, dtype, out);
+}
+
+void dequantize_per_token_out(const at::Tensor& input, const at::Tensor& scale,
+                              const at::Tensor& zero_point, at::ScalarType out_dtype,
+                              at::Tensor& out) {
+  entry<dequantize_per_token_out>("torchquant::dequantize_per_token", "out")
+      .call(input, scale, zero_point, out_dtype, out);
 }
 
 at::Tensor quantization_error(const at::Tensor& original, const at::Tensor& approximation) {

@@ -78,6 +78,36 @@ TORCHQUANT_API at::Tensor dequantize_per_token(const at::Tensor& input, const at
                                                const at::Tensor& zero_point,
                                                at::ScalarType out_dtype = at::kFloat);
 
+// The same into a tensor of the result's shape and dtype, at any strides.
+TORCHQUANT_API void quantize_per_tensor_out(const at::Tensor& input, const at::Tensor& scale,
+                                            const at::Tensor& zero_point, int64_t quant_min,
+                                            int64_t quant_max, at::ScalarType dtype,
+                                            at::Tensor& out);
+TORCHQUANT_API void dequantize_per_tensor_out(const at::Tensor& input, const at::Tensor& scale,
+                                              const at::Tensor& zero_point,
+                                              at::ScalarType out_dtype, at::Tensor& out);
+TORCHQUANT_API void quantize_per_channel_out(const at::Tensor& input, const at::Tensor& scale,
+                                             const at::Tensor& zero_point, int64_t axis,
+                                             int64_t quant_min, int64_t quant_max,
+                                             at::ScalarType dtype, at::Tensor& out);
+TORCHQUANT_API void dequantize_per_channel_out(const at::Tensor& input, const at::Tensor& scale,
+                                               const at::Tensor& zero_point, int64_t axis,
+                                               at::ScalarType out_dtype, at::Tensor& out);
+TORCHQUANT_API void quantize_per_group_out(const at::Tensor& input, const at::Tensor& scale,
+                                           const at::Tensor& zero_point, int64_t group_size,
+                                           int64_t quant_min, int64_t quant_max,
+                                           at::ScalarType dtype, at::Tensor& out);
+TORCHQUANT_API void dequantize_per_group_out(const at::Tensor& input, const at::Tensor& scale,
+                                             const at::Tensor& zero_point, int64_t group_size,
+                                             at::ScalarType out_dtype, at::Tensor& out);
+TORCHQUANT_API void quantize_per_token_out(const at::Tensor& input, const at::Tensor& scale,
+                                           const at::Tensor& zero_point, int64_t quant_min,
+                                           int64_t quant_max, at::ScalarType dtype,
+                                           at::Tensor& out);
+TORCHQUANT_API void dequantize_per_token_out(const at::Tensor& input, const at::Tensor& scale,
+                                             const at::Tensor& zero_point, at::ScalarType out_dtype,
+                                             at::Tensor& out);
+
 // float64 [4]: max and mean absolute error, mean squared error, and the signal-to-noise ratio in
 // dB.
 TORCHQUANT_API at::Tensor quantization_error(const at::Tensor& original,

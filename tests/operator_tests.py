@@ -125,7 +125,7 @@ class OperatorTests:
 
     @pytest.mark.any_kernels
     def test_passes_opcheck(self, sample: Sample) -> None:
-        torch.library.opcheck(operator(self.name), sample.arguments, sample.keywords)
+        torch.library.opcheck(operator(self.name).default, sample.arguments, sample.keywords)
 
     # TorchScript is deprecated as a whole.
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")

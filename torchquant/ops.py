@@ -113,6 +113,8 @@ def quantize_per_tensor(
     quant_min: int,
     quant_max: int,
     dtype: torch.dtype,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``q = clamp(round_half_even(x * (1 / scale)) + zero_point, quant_min, quant_max)``.
 
@@ -126,13 +128,18 @@ def quantize_per_tensor(
         quant_min: Least code.
         quant_max: Greatest code, above quant_min.
         dtype: int8, uint8, int16 or int32, whichever holds [quant_min, quant_max].
+        out: Where the codes go: of the shape of input and of ``dtype``, at any strides; it may not
+            share memory with the arguments. A fresh contiguous tensor if None.
 
     Returns:
-        Codes of the shape of input, of ``dtype``.
+        Codes of the shape of input, of ``dtype``; ``out`` if that is given.
 
     Raises:
         RuntimeError: a dtype, shape or device that differs from the above, or an impossible range.
     """
+    if out is not None:
+        _ops.quantize_per_tensor.out(input, scale, zero_point, quant_min, quant_max, dtype, out=out)
+        return out
     result: Tensor = _ops.quantize_per_tensor(input, scale, zero_point, quant_min, quant_max, dtype)
     return result
 
@@ -145,8 +152,15 @@ def quantize_per_channel(
     quant_min: int,
     quant_max: int,
     dtype: torch.dtype,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """:func:`quantize_per_tensor` with scale and zero_point ``[C]``, one for each slice of axis."""
+    if out is not None:
+        _ops.quantize_per_channel.out(
+            input, scale, zero_point, axis, quant_min, quant_max, dtype, out=out
+        )
+        return out
     result: Tensor = _ops.quantize_per_channel(
         input, scale, zero_point, axis, quant_min, quant_max, dtype
     )
@@ -161,8 +175,15 @@ def quantize_per_group(
     quant_min: int,
     quant_max: int,
     dtype: torch.dtype,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """:func:`quantize_per_tensor` with qparams ``[..., ceil(K / group_size)]``, one a group."""
+    if out is not None:
+        _ops.quantize_per_group.out(
+            input, scale, zero_point, group_size, quant_min, quant_max, dtype, out=out
+        )
+        return out
     result: Tensor = _ops.quantize_per_group(
         input, scale, zero_point, group_size, quant_min, quant_max, dtype
     )
@@ -176,8 +197,13 @@ def quantize_per_token(
     quant_min: int,
     quant_max: int,
     dtype: torch.dtype,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """:func:`quantize_per_tensor` with scale and zero_point ``[..., 1]``, one for each row."""
+    if out is not None:
+        _ops.quantize_per_token.out(input, scale, zero_point, quant_min, quant_max, dtype, out=out)
+        return out
     result: Tensor = _ops.quantize_per_token(input, scale, zero_point, quant_min, quant_max, dtype)
     return result
 
@@ -217,7 +243,12 @@ def quantize_dynamic_per_token(
 
 
 def dequantize_per_tensor(
-    input: Tensor, scale: Tensor, zero_point: Tensor, *, out_dtype: torch.dtype = torch.float32
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    *,
+    out_dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``x = float(q - zero_point) * scale``, rounded once more to ``out_dtype``.
 
@@ -229,13 +260,18 @@ def dequantize_per_tensor(
         scale: float32, one element.
         zero_point: int32, one element.
         out_dtype: float32, float16 or bfloat16.
+        out: Where the values go: of the shape of input and of ``out_dtype``, at any strides; it may
+            not share memory with the arguments. A fresh contiguous tensor if None.
 
     Returns:
-        Values of the shape of input, of ``out_dtype``.
+        Values of the shape of input, of ``out_dtype``; ``out`` if that is given.
 
     Raises:
         RuntimeError: a dtype, shape or device that differs from the above.
     """
+    if out is not None:
+        _ops.dequantize_per_tensor.out(input, scale, zero_point, out_dtype=out_dtype, out=out)
+        return out
     result: Tensor = _ops.dequantize_per_tensor(input, scale, zero_point, out_dtype=out_dtype)
     return result
 
@@ -247,8 +283,14 @@ def dequantize_per_channel(
     axis: int,
     *,
     out_dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
 ) -> Tensor:
     """:func:`dequantize_per_tensor` with scale and zero_point ``[C]``, one for each axis slice."""
+    if out is not None:
+        _ops.dequantize_per_channel.out(
+            input, scale, zero_point, axis, out_dtype=out_dtype, out=out
+        )
+        return out
     result: Tensor = _ops.dequantize_per_channel(
         input, scale, zero_point, axis, out_dtype=out_dtype
     )
@@ -262,8 +304,14 @@ def dequantize_per_group(
     group_size: int,
     *,
     out_dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
 ) -> Tensor:
     """:func:`dequantize_per_tensor` with qparams ``[..., ceil(K / group_size)]``, one a group."""
+    if out is not None:
+        _ops.dequantize_per_group.out(
+            input, scale, zero_point, group_size, out_dtype=out_dtype, out=out
+        )
+        return out
     result: Tensor = _ops.dequantize_per_group(
         input, scale, zero_point, group_size, out_dtype=out_dtype
     )
@@ -271,9 +319,17 @@ def dequantize_per_group(
 
 
 def dequantize_per_token(
-    input: Tensor, scale: Tensor, zero_point: Tensor, *, out_dtype: torch.dtype = torch.float32
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    *,
+    out_dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
 ) -> Tensor:
     """:func:`dequantize_per_tensor` with scale and zero_point ``[..., 1]``, one for each row."""
+    if out is not None:
+        _ops.dequantize_per_token.out(input, scale, zero_point, out_dtype=out_dtype, out=out)
+        return out
     result: Tensor = _ops.dequantize_per_token(input, scale, zero_point, out_dtype=out_dtype)
     return result
 

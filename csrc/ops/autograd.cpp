@@ -1,8 +1,22 @@
 // The operators without a derivative: their results do not require grad, also where their inputs
 // do. Left unregistered, PyTorch would return a grad_fn that warns and yields no gradient.
+#include <ATen/core/grad_mode.h>
 #include <torch/library.h>
 
 namespace torchquant::ops {
+namespace {
+
+// What is written is no longer what autograd saved: its version says so. `out` comes last.
+void write_out(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  const at::Tensor out = stack->back().toTensor();
+  TORCH_CHECK(!(at::GradMode::is_enabled() && out.requires_grad()),
+              "out must not require grad, but it does: codes and their values have no derivative "
+              "here, pass out.detach()");
+  op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+  if (!out.is_inference()) out.unsafeGetTensorImpl()->bump_version();
+}
+
+}  // namespace
 
 TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
   m.impl("choose_qparams_per_tensor", torch::CppFunction::makeFallthrough());
@@ -19,6 +33,14 @@ TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
   m.impl("dequantize_per_token", torch::CppFunction::makeFallthrough());
   m.impl("quantize_dynamic_per_tensor", torch::CppFunction::makeFallthrough());
   m.impl("quantize_dynamic_per_token", torch::CppFunction::makeFallthrough());
+  m.impl("quantize_per_tensor.out", torch::CppFunction::makeFallthrough());
+  m.impl("dequantize_per_tensor.out", torch::CppFunction::makeFallthrough());
+  m.impl("quantize_per_channel.out", torch::CppFunction::makeFallthrough());
+  m.impl("dequantize_per_channel.out", torch::CppFunction::makeFallthrough());
+  m.impl("quantize_per_group.out", torch::CppFunction::makeFallthrough());
+  m.impl("dequantize_per_group.out", torch::CppFunction::makeFallthrough());
+  m.impl("quantize_per_token.out", torch::CppFunction::makeFallthrough());
+  m.impl("dequantize_per_token.out", torch::CppFunction::makeFallthrough());
   m.impl("quantization_error", torch::CppFunction::makeFallthrough());
   m.impl("pack_bits", torch::CppFunction::makeFallthrough());
   m.impl("unpack_bits", torch::CppFunction::makeFallthrough());
@@ -28,6 +50,17 @@ TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
   m.impl("int8_matmul_packed", torch::CppFunction::makeFallthrough());
   m.impl("linear_dynamic", torch::CppFunction::makeFallthrough());
   m.impl("linear_static", torch::CppFunction::makeFallthrough());
+}
+
+TORCH_LIBRARY_IMPL(torchquant, ADInplaceOrView, m) {
+  m.impl("quantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
+  m.impl("dequantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
+  m.impl("quantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
+  m.impl("dequantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
+  m.impl("quantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
+  m.impl("dequantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
+  m.impl("quantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
+  m.impl("dequantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
 }
 
 }  // namespace torchquant::ops

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "check.h"
 #include "kernel_types.h"
 
 namespace torchquant::ops {
@@ -44,6 +45,32 @@ inline ChannelView per_token_view(const at::Tensor& input) {
 inline ChannelView per_group_view(const at::Tensor& input, int64_t group_size) {
   const int64_t row = input.size(-1), inner = std::min(group_size, std::max<int64_t>(1, row));
   return {1, row_count(input) * at::divup(row, inner), inner, row};
+}
+
+// The view of an input whose scale and zero point fit it.
+
+inline ChannelView checked_per_tensor(const at::Tensor& input, const at::Tensor& scale,
+                                      const at::Tensor& zero_point) {
+  check_qparams_per_tensor(input, scale, zero_point);
+  return per_tensor_view(input);
+}
+
+inline ChannelView checked_per_channel(const at::Tensor& input, const at::Tensor& scale,
+                                       const at::Tensor& zero_point, int64_t axis) {
+  check_qparams_per_channel(input, scale, zero_point, axis);
+  return per_channel_view(input, check_axis(input, axis));
+}
+
+inline ChannelView checked_per_group(const at::Tensor& input, const at::Tensor& scale,
+                                     const at::Tensor& zero_point, int64_t group_size) {
+  check_qparams_per_group(input, scale, zero_point, group_size);
+  return per_group_view(input, group_size);
+}
+
+inline ChannelView checked_per_token(const at::Tensor& input, const at::Tensor& scale,
+                                     const at::Tensor& zero_point) {
+  check_qparams_per_token(input, scale, zero_point);
+  return per_token_view(input);
 }
 
 // Elements [begin, end) of one channel.

@@ -2,18 +2,18 @@
 
 #include "channels.h"
 #include "outputs.h"
+#include "write_out.h"
 
 namespace torchquant::ops {
 namespace {
 
-Tensor dequantize(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
-                  const ChannelView& view, ScalarType out_dtype) {
+void dequantize_into(const Tensor& x, const Tensor& input, const Tensor& scale,
+                     const Tensor& zero_point, const ChannelView& view) {
   const Tensor q = input.contiguous();
-  const Tensor x = new_like(input, out_dtype);
   const ChannelParams params = read_params(scale, zero_point, view);
   const auto& kernel = kernels_for(params.zero_point).dequantize;
   const auto from = kernel_int(q.scalar_type());
-  const auto to = kernel_float(out_dtype);
+  const auto to = kernel_float(x.scalar_type());
   for_each_piece(
       view, params,
       [&](int64_t begin, int64_t end, float one_scale, int32_t zero) {
@@ -24,45 +24,85 @@ Tensor dequantize(const Tensor& input, const Tensor& scale, const Tensor& zero_p
         kernel.columns(element(q, begin), from, mutable_element(x, begin), to, end - begin, scales,
                        zeros);
       });
+}
+
+Tensor dequantize(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+                  const ChannelView& view, ScalarType out_dtype) {
+  check_dequantize(input, out_dtype);
+  const Tensor x = new_like(input, out_dtype);
+  dequantize_into(x, input, scale, zero_point, view);
   return x;
+}
+
+void dequantize_out(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+                    const ChannelView& view, ScalarType out_dtype, Tensor& out) {
+  check_dequantize(input, out_dtype);
+  check_out(out, input, out_dtype);
+  write_out(out, {input, scale, zero_point},
+            [&](const Tensor& x) { dequantize_into(x, input, scale, zero_point, view); });
 }
 
 Tensor dequantize_per_tensor_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                                  ScalarType out_dtype) {
-  check_dequantize(input, out_dtype);
-  check_qparams_per_tensor(input, scale, zero_point);
-  return dequantize(input, scale, zero_point, per_tensor_view(input), out_dtype);
+  return dequantize(input, scale, zero_point, checked_per_tensor(input, scale, zero_point),
+                    out_dtype);
+}
+
+void dequantize_per_tensor_out_cpu(const Tensor& input, const Tensor& scale,
+                                   const Tensor& zero_point, ScalarType out_dtype, Tensor& out) {
+  dequantize_out(input, scale, zero_point, checked_per_tensor(input, scale, zero_point), out_dtype,
+                 out);
 }
 
 Tensor dequantize_per_channel_cpu(const Tensor& input, const Tensor& scale,
                                   const Tensor& zero_point, int64_t axis, ScalarType out_dtype) {
-  check_dequantize(input, out_dtype);
-  check_qparams_per_channel(input, scale, zero_point, axis);
-  const ChannelView view = per_channel_view(input, check_axis(input, axis));
-  return dequantize(input, scale, zero_point, view, out_dtype);
+  return dequantize(input, scale, zero_point, checked_per_channel(input, scale, zero_point, axis),
+                    out_dtype);
+}
+
+void dequantize_per_channel_out_cpu(const Tensor& input, const Tensor& scale,
+                                    const Tensor& zero_point, int64_t axis, ScalarType out_dtype,
+                                    Tensor& out) {
+  dequantize_out(input, scale, zero_point, checked_per_channel(input, scale, zero_point, axis),
+                 out_dtype, out);
 }
 
 Tensor dequantize_per_group_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                                 int64_t group_size, ScalarType out_dtype) {
-  check_dequantize(input, out_dtype);
-  check_qparams_per_group(input, scale, zero_point, group_size);
-  return dequantize(input, scale, zero_point, per_group_view(input, group_size), out_dtype);
+  return dequantize(input, scale, zero_point,
+                    checked_per_group(input, scale, zero_point, group_size), out_dtype);
+}
+
+void dequantize_per_group_out_cpu(const Tensor& input, const Tensor& scale,
+                                  const Tensor& zero_point, int64_t group_size,
+                                  ScalarType out_dtype, Tensor& out) {
+  dequantize_out(input, scale, zero_point, checked_per_group(input, scale, zero_point, group_size),
+                 out_dtype, out);
 }
 
 Tensor dequantize_per_token_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                                 ScalarType out_dtype) {
-  check_dequantize(input, out_dtype);
-  check_qparams_per_token(input, scale, zero_point);
-  return dequantize(input, scale, zero_point, per_token_view(input), out_dtype);
+  return dequantize(input, scale, zero_point, checked_per_token(input, scale, zero_point),
+                    out_dtype);
+}
+
+void dequantize_per_token_out_cpu(const Tensor& input, const Tensor& scale,
+                                  const Tensor& zero_point, ScalarType out_dtype, Tensor& out) {
+  dequantize_out(input, scale, zero_point, checked_per_token(input, scale, zero_point), out_dtype,
+                 out);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
   m.impl("dequantize_per_tensor", &dequantize_per_tensor_cpu);
+  m.impl("dequantize_per_tensor.out", &dequantize_per_tensor_out_cpu);
   m.impl("dequantize_per_channel", &dequantize_per_channel_cpu);
+  m.impl("dequantize_per_channel.out", &dequantize_per_channel_out_cpu);
   m.impl("dequantize_per_group", &dequantize_per_group_cpu);
+  m.impl("dequantize_per_group.out", &dequantize_per_group_out_cpu);
   m.impl("dequantize_per_token", &dequantize_per_token_cpu);
+  m.impl("dequantize_per_token.out", &dequantize_per_token_out_cpu);
 }
 
 }  // namespace torchquant::ops

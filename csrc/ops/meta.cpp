@@ -106,6 +106,60 @@ std::tuple<Tensor, Tensor, Tensor> quantize_dynamic_per_token_meta(
   return std::tuple_cat(std::tuple{new_like(input, dtype)}, new_qparams_per_token(input));
 }
 
+void quantize_per_tensor_out_meta(const Tensor& input, const Tensor& scale,
+                                  const Tensor& zero_point, int64_t quant_min, int64_t quant_max,
+                                  ScalarType dtype, Tensor& out) {
+  check_out(out, quantize_per_tensor_meta(input, scale, zero_point, quant_min, quant_max, dtype),
+            dtype);
+}
+
+void dequantize_per_tensor_out_meta(const Tensor& input, const Tensor& scale,
+                                    const Tensor& zero_point, ScalarType out_dtype, Tensor& out) {
+  check_out(out, dequantize_per_tensor_meta(input, scale, zero_point, out_dtype), out_dtype);
+}
+
+void quantize_per_channel_out_meta(const Tensor& input, const Tensor& scale,
+                                   const Tensor& zero_point, int64_t axis, int64_t quant_min,
+                                   int64_t quant_max, ScalarType dtype, Tensor& out) {
+  check_out(out,
+            quantize_per_channel_meta(input, scale, zero_point, axis, quant_min, quant_max, dtype),
+            dtype);
+}
+
+void dequantize_per_channel_out_meta(const Tensor& input, const Tensor& scale,
+                                     const Tensor& zero_point, int64_t axis, ScalarType out_dtype,
+                                     Tensor& out) {
+  check_out(out, dequantize_per_channel_meta(input, scale, zero_point, axis, out_dtype), out_dtype);
+}
+
+void quantize_per_group_out_meta(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+                                 int64_t group_size, int64_t quant_min, int64_t quant_max,
+                                 ScalarType dtype, Tensor& out) {
+  check_out(
+      out,
+      quantize_per_group_meta(input, scale, zero_point, group_size, quant_min, quant_max, dtype),
+      dtype);
+}
+
+void dequantize_per_group_out_meta(const Tensor& input, const Tensor& scale,
+                                   const Tensor& zero_point, int64_t group_size,
+                                   ScalarType out_dtype, Tensor& out) {
+  check_out(out, dequantize_per_group_meta(input, scale, zero_point, group_size, out_dtype),
+            out_dtype);
+}
+
+void quantize_per_token_out_meta(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+                                 int64_t quant_min, int64_t quant_max, ScalarType dtype,
+                                 Tensor& out) {
+  check_out(out, quantize_per_token_meta(input, scale, zero_point, quant_min, quant_max, dtype),
+            dtype);
+}
+
+void dequantize_per_token_out_meta(const Tensor& input, const Tensor& scale,
+                                   const Tensor& zero_point, ScalarType out_dtype, Tensor& out) {
+  check_out(out, dequantize_per_token_meta(input, scale, zero_point, out_dtype), out_dtype);
+}
+
 Tensor quantization_error_meta(const Tensor& original, const Tensor& approximation) {
   check_quantization_error(original, approximation);
   return new_errors(original);
@@ -180,6 +234,14 @@ TORCH_LIBRARY_IMPL(torchquant, Meta, m) {
   m.impl("dequantize_per_token", &dequantize_per_token_meta);
   m.impl("quantize_dynamic_per_tensor", &quantize_dynamic_per_tensor_meta);
   m.impl("quantize_dynamic_per_token", &quantize_dynamic_per_token_meta);
+  m.impl("quantize_per_tensor.out", &quantize_per_tensor_out_meta);
+  m.impl("dequantize_per_tensor.out", &dequantize_per_tensor_out_meta);
+  m.impl("quantize_per_channel.out", &quantize_per_channel_out_meta);
+  m.impl("dequantize_per_channel.out", &dequantize_per_channel_out_meta);
+  m.impl("quantize_per_group.out", &quantize_per_group_out_meta);
+  m.impl("dequantize_per_group.out", &dequantize_per_group_out_meta);
+  m.impl("quantize_per_token.out", &quantize_per_token_out_meta);
+  m.impl("dequantize_per_token.out", &dequantize_per_token_out_meta);
   m.impl("quantization_error", &quantization_error_meta);
   m.impl("pack_bits", &pack_bits_meta);
   m.impl("unpack_bits", &unpack_bits_meta);

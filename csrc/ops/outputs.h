@@ -38,6 +38,15 @@ inline std::tuple<Tensor, Tensor> new_qparams_per_token(const Tensor& input) {
   return new_qparams(input, token_shape(input));
 }
 
+// `out` is as the result would be: of this shape and dtype, at any strides.
+inline void check_out(const Tensor& out, const Tensor& input, ScalarType dtype) {
+  const char* mend = "pass torch.empty_like(input, dtype=...), nothing is resized or converted";
+  check_same_device(out, "out", input, "input");
+  TORCH_CHECK(out.scalar_type() == dtype, "out must be ", dtype_name(dtype), ", but got ",
+              dtype_name(out.scalar_type()), ": ", mend);
+  check_shape(out, "out", input.sym_sizes(), "that of input", mend);
+}
+
 inline Tensor new_errors(const Tensor& original) { return new_tensor(original, {4}, at::kDouble); }
 
 // `input` with another last dimension.

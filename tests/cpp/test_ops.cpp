@@ -62,6 +62,29 @@ TEST(Operators, PerChannelRoundTripAndItsError) {
   EXPECT_GT(error[3].item<double>(), 38.0);  // 8 bits a row of Gaussian values: about 42 dB
 }
 
+TEST(Operators, ResultsGoWhereTheyAreAsked) {
+  const at::Tensor x = at::randn({4, 24});
+  const auto [scale, zero_point] = torchquant::choose_qparams_per_group(x, 10, -128, 127, false);
+  at::Tensor codes = at::empty({24, 4}, at::kChar).t();
+  torchquant::quantize_per_group_out(x, scale, zero_point, 10, -128, 127, at::kChar, codes);
+  EXPECT_TRUE(
+      codes.equal(torchquant::quantize_per_group(x, scale, zero_point, 10, -128, 127, at::kChar)));
+  at::Tensor back = at::empty({4, 24}, at::kHalf);
+  torchquant::dequantize_per_group_out(codes, scale, zero_point, 10, at::kHalf, back);
+  EXPECT_TRUE(
+      back.equal(torchquant::dequantize_per_group(codes, scale, zero_point, 10, at::kHalf)));
+}
+
+TEST(Operators, DynamicQuantizationIsChoosingAndQuantizing) {
+  const at::Tensor x = at::randn({4, 24});
+  const auto [codes, scale, zero_point] =
+      torchquant::quantize_dynamic_per_token(x, 0, 255, false, at::kByte);
+  const auto [wanted, wanted_zero] = torchquant::choose_qparams_per_token(x, 0, 255, false);
+  EXPECT_TRUE(scale.equal(wanted));
+  EXPECT_TRUE(zero_point.equal(wanted_zero));
+  EXPECT_TRUE(codes.equal(torchquant::quantize_per_token(x, scale, zero_point, 0, 255, at::kByte)));
+}
+
 TEST(Operators, PackedBitsComeBack) {
   const at::Tensor codes = at::randint(-4, 4, {3, 11}, at::kChar);
   const auto packed = torchquant::pack_bits(codes, 3);
