@@ -85,9 +85,16 @@ def test_every_operator_is_registered_and_tested() -> None:
 
 @pytest.mark.parametrize("name", [*OPERATORS, "active_kernels"])
 def test_python_function_has_the_arguments_of_the_schema(name: str) -> None:
+    """With `out`, a keyword that is None by default, where the operator has such an overload."""
     function = getattr(torchquant.ops, name)
-    parameters = inspect.signature(function).parameters.values()
+    parameters = list(inspect.signature(function).parameters.values())
     schema = operator(name).default._schema
+    if "out" in operator(name).overloads():
+        assert [a.name for a in operator(name).out._schema.arguments] == [
+            p.name for p in parameters
+        ]
+        out = parameters.pop()
+        assert (out.kind, out.default) == (inspect.Parameter.KEYWORD_ONLY, None)
     assert [parameter.name for parameter in parameters] == [a.name for a in schema.arguments]
     for parameter, argument in zip(parameters, schema.arguments, strict=True):
         assert (parameter.kind is inspect.Parameter.KEYWORD_ONLY) == argument.kwarg_only
