@@ -18,8 +18,8 @@ inline const uint8_t* row_of(const MatmulSpan& s, int64_t row) {
   return at<uint8_t>(s.activations, row * s.activation_stride);
 }
 
-// A weight that comes from memory arrives a quarter faster when asked for 2 KB ahead: by itself the
-// processor does not look beyond a page of 4 KB. One that is in cache takes no harm.
+// A weight that comes from memory arrives a quarter faster when asked for 2 KB ahead (on Zen 3).
+// One that is in cache takes no harm.
 inline void prefetch_ahead(const int8_t* weight) { _mm_prefetch(weight + 2048, _MM_HINT_T0); }
 
 // quantize_row is the set's own. The row is read twice, the second time from cache.

@@ -7,7 +7,7 @@ namespace torchquant::ops {
 namespace {
 
 // What is written is no longer what autograd saved: its version says so. `out` comes last.
-void write_out(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+void bump_out(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   const at::Tensor out = stack->back().toTensor();
   TORCH_CHECK(!(at::GradMode::is_enabled() && out.requires_grad()),
               "out must not require grad, but it does: codes and their values have no derivative "
@@ -53,14 +53,14 @@ TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(torchquant, ADInplaceOrView, m) {
-  m.impl("quantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
-  m.impl("dequantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
-  m.impl("quantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
-  m.impl("dequantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
-  m.impl("quantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
-  m.impl("dequantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
-  m.impl("quantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
-  m.impl("dequantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&write_out>());
+  m.impl("quantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("dequantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("quantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("dequantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("quantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("dequantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("quantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("dequantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
 }
 
 }  // namespace torchquant::ops

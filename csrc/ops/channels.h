@@ -125,6 +125,12 @@ inline Range range_of_all(const at::Tensor& x) {
       merge);
 }
 
+inline QParams choose_for(const Range& range, int64_t quant_min, int64_t quant_max,
+                          bool symmetric) {
+  const auto low = static_cast<int32_t>(quant_min), high = static_cast<int32_t>(quant_max);
+  return (symmetric ? symmetric_qparams : affine_qparams)(range, low, high);
+}
+
 // Runs of one channel shorter than this are walked across channels, a parameter for each element.
 inline constexpr int64_t kShortRun = 16;
 

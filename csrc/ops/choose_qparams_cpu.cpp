@@ -77,8 +77,7 @@ void choose(const Tensor& input, const ChannelView& view, int64_t quant_min, int
   constexpr int64_t kChoices = 1024;  // some 10 us
   at::parallel_for(0, view.channels, kChoices, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const QParams chosen =
-          (symmetric ? symmetric_qparams : affine_qparams)(ranges[i], quant_min, quant_max);
+      const QParams chosen = choose_for(ranges[i], quant_min, quant_max, symmetric);
       scale[i] = chosen.scale;
       zero_point[i] = chosen.zero_point;
     }

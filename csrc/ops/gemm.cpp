@@ -18,7 +18,7 @@ constexpr int64_t kSharedActivations = 32768;
 
 // Rows that meet each panel in turn, and then the next panel. They fill half of L2, but no fewer of
 // them than make the fetching of the weight cheap (at a depth of 4096, where L2 has room for 32
-// rows of int16, 96 were an eighth faster), and no more than gain anything.
+// rows of int16, 96 were up to an eighth faster), and no more than gain anything.
 constexpr int64_t kMinRowBlock = 96;
 constexpr int64_t kMaxRowBlock = 192;
 

@@ -14,7 +14,7 @@ struct Codes {
   bool symmetric;
 
   QParams choose(const Range& range) const {
-    return (symmetric ? symmetric_qparams : affine_qparams)(range, quant_min, quant_max);
+    return choose_for(range, quant_min, quant_max, symmetric);
   }
   kernels::QuantizeParams params(const QParams& chosen) const {
     return {1.0f / chosen.scale, chosen.zero_point, quant_min, quant_max};
