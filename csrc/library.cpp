@@ -37,6 +37,13 @@ TORCH_LIBRARY(torchquant, m) {
   m.def("dequantize_per_token.out(Tensor input, Tensor scale, Tensor zero_point, *, ScalarType out_dtype=float, Tensor(a!) out) -> ()");
   m.def("quantize_dynamic_per_tensor(Tensor input, int quant_min, int quant_max, bool symmetric, ScalarType dtype) -> (Tensor, Tensor scale, Tensor zero_point)");
   m.def("quantize_dynamic_per_token(Tensor input, int quant_min, int quant_max, bool symmetric, ScalarType dtype) -> (Tensor, Tensor scale, Tensor zero_point)");
+  m.def("quantize_dynamic_per_group(Tensor input, int group_size, int quant_min, int quant_max, bool symmetric, ScalarType dtype) -> (Tensor, Tensor scale, Tensor zero_point)");
+  m.def("fake_quantize_per_tensor(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max) -> Tensor");
+  m.def("fake_quantize_per_tensor.out(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, *, Tensor(a!) out) -> ()");
+  m.def("fake_quantize_per_tensor_backward(Tensor grad, Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, bool scale_requires_grad) -> (Tensor, Tensor)");
+  m.def("fake_quantize_per_channel(Tensor input, Tensor scale, Tensor zero_point, int axis, int quant_min, int quant_max) -> Tensor");
+  m.def("fake_quantize_per_channel.out(Tensor input, Tensor scale, Tensor zero_point, int axis, int quant_min, int quant_max, *, Tensor(a!) out) -> ()");
+  m.def("fake_quantize_per_channel_backward(Tensor grad, Tensor input, Tensor scale, Tensor zero_point, int axis, int quant_min, int quant_max, bool scale_requires_grad) -> (Tensor, Tensor)");
   m.def("quantization_error(Tensor original, Tensor approximation) -> Tensor");
   m.def("pack_bits(Tensor input, int num_bits) -> Tensor");
   m.def("unpack_bits(Tensor packed, int num_bits, SymInt last_dim, ScalarType dtype) -> Tensor");
@@ -164,6 +171,56 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_token(const 
                                                                           at::ScalarType dtype) {
   return entry<quantize_dynamic_per_token>("torchquant::quantize_dynamic_per_token")
       .call(input, quant_min, quant_max, symmetric, dtype);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_group(
+    const at::Tensor& input, int64_t group_size, int64_t quant_min, int64_t quant_max,
+    bool symmetric, at::ScalarType dtype) {
+  return entry<quantize_dynamic_per_group>("torchquant::quantize_dynamic_per_group")
+      .call(input, group_size, quant_min, quant_max, symmetric, dtype);
+}
+
+at::Tensor fake_quantize_per_tensor(const at::Tensor& input, const at::Tensor& scale,
+                                    const at::Tensor& zero_point, int64_t quant_min,
+                                    int64_t quant_max) {
+  return entry<fake_quantize_per_tensor>("torchquant::fake_quantize_per_tensor")
+      .call(input, scale, zero_point, quant_min, quant_max);
+}
+
+void fake_quantize_per_tensor_out(const at::Tensor& input, const at::Tensor& scale,
+                                  const at::Tensor& zero_point, int64_t quant_min,
+                                  int64_t quant_max, at::Tensor& out) {
+  entry<fake_quantize_per_tensor_out>("torchquant::fake_quantize_per_tensor", "out")
+      .call(input, scale, zero_point, quant_min, quant_max, out);
+}
+
+std::tuple<at::Tensor, at::Tensor> fake_quantize_per_tensor_backward(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+    const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max, bool scale_requires_grad) {
+  return entry<fake_quantize_per_tensor_backward>("torchquant::fake_quantize_per_tensor_backward")
+      .call(grad, input, scale, zero_point, quant_min, quant_max, scale_requires_grad);
+}
+
+at::Tensor fake_quantize_per_channel(const at::Tensor& input, const at::Tensor& scale,
+                                     const at::Tensor& zero_point, int64_t axis, int64_t quant_min,
+                                     int64_t quant_max) {
+  return entry<fake_quantize_per_channel>("torchquant::fake_quantize_per_channel")
+      .call(input, scale, zero_point, axis, quant_min, quant_max);
+}
+
+void fake_quantize_per_channel_out(const at::Tensor& input, const at::Tensor& scale,
+                                   const at::Tensor& zero_point, int64_t axis, int64_t quant_min,
+                                   int64_t quant_max, at::Tensor& out) {
+  entry<fake_quantize_per_channel_out>("torchquant::fake_quantize_per_channel", "out")
+      .call(input, scale, zero_point, axis, quant_min, quant_max, out);
+}
+
+std::tuple<at::Tensor, at::Tensor> fake_quantize_per_channel_backward(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+    const at::Tensor& zero_point, int64_t axis, int64_t quant_min, int64_t quant_max,
+    bool scale_requires_grad) {
+  return entry<fake_quantize_per_channel_backward>("torchquant::fake_quantize_per_channel_backward")
+      .call(grad, input, scale, zero_point, axis, quant_min, quant_max, scale_requires_grad);
 }
 
 void quantize_per_tensor_out(const at::Tensor& input, const at::Tensor& scale,

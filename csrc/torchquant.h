@@ -63,6 +63,9 @@ TORCHQUANT_API std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_p
 TORCHQUANT_API std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_token(
     const at::Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric,
     at::ScalarType dtype);
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dynamic_per_group(
+    const at::Tensor& input, int64_t group_size, int64_t quant_min, int64_t quant_max,
+    bool symmetric, at::ScalarType dtype);
 
 // x = (q - zero_point) * scale, rounded once to out_dtype.
 TORCHQUANT_API at::Tensor dequantize_per_tensor(const at::Tensor& input, const at::Tensor& scale,
@@ -107,6 +110,33 @@ TORCHQUANT_API void quantize_per_token_out(const at::Tensor& input, const at::Te
 TORCHQUANT_API void dequantize_per_token_out(const at::Tensor& input, const at::Tensor& scale,
                                              const at::Tensor& zero_point, at::ScalarType out_dtype,
                                              at::Tensor& out);
+
+// x quantized and dequantized at once, in its dtype, with a gradient: straight through for x within
+// [quant_min, quant_max], zero beyond; for a scale that requires one, that of LSQ without its
+// factor: round(v) - v within, quant_min - zero_point below, quant_max - zero_point above, where
+// v = x / scale.
+TORCHQUANT_API at::Tensor fake_quantize_per_tensor(const at::Tensor& input, const at::Tensor& scale,
+                                                   const at::Tensor& zero_point, int64_t quant_min,
+                                                   int64_t quant_max);
+TORCHQUANT_API at::Tensor fake_quantize_per_channel(const at::Tensor& input,
+                                                    const at::Tensor& scale,
+                                                    const at::Tensor& zero_point, int64_t axis,
+                                                    int64_t quant_min, int64_t quant_max);
+TORCHQUANT_API void fake_quantize_per_tensor_out(const at::Tensor& input, const at::Tensor& scale,
+                                                 const at::Tensor& zero_point, int64_t quant_min,
+                                                 int64_t quant_max, at::Tensor& out);
+TORCHQUANT_API void fake_quantize_per_channel_out(const at::Tensor& input, const at::Tensor& scale,
+                                                  const at::Tensor& zero_point, int64_t axis,
+                                                  int64_t quant_min, int64_t quant_max,
+                                                  at::Tensor& out);
+// The gradients of its input and of its scale, the latter empty where it is not required.
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> fake_quantize_per_tensor_backward(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+    const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max, bool scale_requires_grad);
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> fake_quantize_per_channel_backward(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+    const at::Tensor& zero_point, int64_t axis, int64_t quant_min, int64_t quant_max,
+    bool scale_requires_grad);
 
 // float64 [4]: max and mean absolute error, mean squared error, and the signal-to-noise ratio in
 // dB.

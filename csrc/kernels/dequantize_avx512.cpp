@@ -4,6 +4,6 @@
 
 namespace torchquant::kernels {
 
-const DequantizeKernels dequantize_avx512 = {dequantize_span, dequantize_columns};
+const DequantizeKernels dequantize_avx512 = {dequantize_runs, dequantize_columns};
 
 }  // namespace torchquant::kernels

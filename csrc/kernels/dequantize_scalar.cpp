@@ -10,12 +10,16 @@ void put_value(const void* q, void* x, int64_t i, float scale, int32_t zero_poin
   store(x, i, from_float<FloatType>(value));
 }
 
-void dequantize_span(const void* q, Int from, void* x, Float to, int64_t n, float scale,
-                     int32_t zero_point) {
+void dequantize_runs(const void* q, Int from, void* x, Float to, int64_t runs, int64_t n,
+                     const float* scale, const int32_t* zero_point) {
   with_type(from, [&](auto source) {
     with_type(to, [&](auto target) {
-      for (int64_t i = 0; i < n; ++i) {
-        put_value<decltype(source), decltype(target)>(q, x, i, scale, zero_point);
+      for (int64_t r = 0; r < runs; ++r) {
+        const float one_scale = load<float>(scale, r);
+        const auto zero = load<int32_t>(zero_point, r);
+        for (int64_t i = r * n; i < (r + 1) * n; ++i) {
+          put_value<decltype(source), decltype(target)>(q, x, i, one_scale, zero);
+        }
       }
     });
   });
@@ -23,17 +27,11 @@ void dequantize_span(const void* q, Int from, void* x, Float to, int64_t n, floa
 
 void dequantize_columns(const void* q, Int from, void* x, Float to, int64_t n, const float* scale,
                         const int32_t* zero_point) {
-  with_type(from, [&](auto source) {
-    with_type(to, [&](auto target) {
-      for (int64_t i = 0; i < n; ++i) {
-        put_value<decltype(source), decltype(target)>(q, x, i, scale[i], zero_point[i]);
-      }
-    });
-  });
+  dequantize_runs(q, from, x, to, n, 1, scale, zero_point);
 }
 
 }  // namespace
 
-const DequantizeKernels dequantize_scalar = {dequantize_span, dequantize_columns};
+const DequantizeKernels dequantize_scalar = {dequantize_runs, dequantize_columns};
 
 }  // namespace torchquant::kernels

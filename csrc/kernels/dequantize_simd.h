@@ -1,7 +1,7 @@
 // The dequantize kernels over Simd: affine.h's dequantize_value for ordinary zero points.
 #pragma once
 
-#include "tail.h"
+#include "vectors.h"
 
 namespace torchquant::kernels {
 namespace {
@@ -15,17 +15,23 @@ inline Simd::F difference(Narrow, Simd::I q, Simd::I zero_point) {
   return Simd::to_float(Simd::subtract(q, zero_point));
 }
 
-inline void dequantize_span(const void* q, Int from, void* x, Float to, int64_t n, float scale,
-                            int32_t zero_point) {
+template <class From, class To>
+inline void dequantize_run(const From* q, To* x, int64_t n, float scale, int32_t zero_point) {
   const Simd::F scales = Simd::all(scale);
   const Simd::I zeros = Simd::all(zero_point);
+  write_vectors<Simd>(x, n, [&](int64_t i, auto load) {
+    return Simd::multiply(difference(From(), load(q + i), zeros), scales);
+  });
+}
+
+inline void dequantize_runs(const void* q, Int from, void* x, Float to, int64_t runs, int64_t n,
+                            const float* scale, const int32_t* zero_point) {
   with_type(from, [&](auto source) {
     with_type(to, [&](auto target) {
-      const auto* codes = at<decltype(source)>(q, 0);
-      auto* values = at<decltype(target)>(x, 0);
-      for_each_vector<Simd>(n, [&](int64_t i, auto load, auto store) {
-        store(values + i, Simd::multiply(difference(source, load(codes + i), zeros), scales));
-      });
+      for (int64_t r = 0; r < runs; ++r) {
+        dequantize_run(at<decltype(source)>(q, r * n), at<decltype(target)>(x, r * n), n,
+                       load<float>(scale, r), load<int32_t>(zero_point, r));
+      }
     });
   });
 }
@@ -35,10 +41,9 @@ inline void dequantize_columns(const void* q, Int from, void* x, Float to, int64
   with_type(from, [&](auto source) {
     with_type(to, [&](auto target) {
       const auto* codes = at<decltype(source)>(q, 0);
-      auto* values = at<decltype(target)>(x, 0);
-      for_each_vector<Simd>(n, [&](int64_t i, auto load, auto store) {
+      write_vectors<Simd>(at<decltype(target)>(x, 0), n, [&](int64_t i, auto load) {
         const Simd::F steps = difference(source, load(codes + i), load(zero_point + i));
-        store(values + i, Simd::multiply(steps, load(scale + i)));
+        return Simd::multiply(steps, load(scale + i));
       });
     });
   });

@@ -66,6 +66,23 @@ inline void store(void* base, int64_t index, T value) {
   memcpy(at<T>(base, index), &value, sizeof(T));
 }
 
+// The parameters of run or column `index`.
+inline QuantizeParams params_of(const ChannelParams& params, int64_t index) {
+  return {1.0f / load<float>(params.scale, index), load<int32_t>(params.zero_point, index),
+          params.quant_min, params.quant_max};
+}
+
+// The same for every set, but it takes an instruction to round where there is one.
+inline void choose_qparams(const Range* ranges, int64_t n, const ChosenCodes& codes, float* scale,
+                           int32_t* zero_point) {
+  const auto choose = codes.symmetric ? symmetric_qparams : affine_qparams;
+  for (int64_t i = 0; i < n; ++i) {
+    const QParams chosen = choose(ranges[i], codes.quant_min, codes.quant_max);
+    scale[i] = chosen.scale;
+    zero_point[i] = chosen.zero_point;
+  }
+}
+
 inline float to_float(float x) { return x; }
 inline float to_float(Half x) { return half_to_float(x.bits); }
 inline float to_float(BFloat16 x) { return bfloat16_to_float(x.bits); }

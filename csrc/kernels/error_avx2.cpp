@@ -4,6 +4,6 @@
 
 namespace torchquant::kernels {
 
-const ErrorKernels error_avx2 = {error_block<float>, error_block<double>};
+const ErrorKernels error_avx2 = {error_of_floats, error_block<double, double>};
 
 }  // namespace torchquant::kernels

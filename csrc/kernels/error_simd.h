@@ -6,15 +6,15 @@
 namespace torchquant::kernels {
 namespace {
 
-constexpr int64_t kVectors = kErrorLanes / Simd::double_lanes;
+constexpr int64_t kVectors = kSumLanes / Simd::double_lanes;
 
 struct ErrorLanes {
   Simd::D largest[kVectors], absolute[kVectors], squared[kVectors], signal[kVectors];
 };
 
-// One value to each of the kErrorLanes lanes.
-template <class T>
-inline void add_values(ErrorLanes& lanes, const T* original, const T* approximation) {
+// One value to each of the kSumLanes lanes.
+template <class T, class U>
+inline void add_values(ErrorLanes& lanes, const T* original, const U* approximation) {
 #pragma GCC unroll 4
   for (int64_t v = 0; v < kVectors; ++v) {
     const Simd::D value = Simd::load_doubles(original + v * Simd::double_lanes);
@@ -29,38 +29,51 @@ inline void add_values(ErrorLanes& lanes, const T* original, const T* approximat
 }
 
 inline double sum_lanes(const Simd::D* vectors) {
-  double lanes[kErrorLanes], sum = 0;
+  double lanes[kSumLanes], sum = 0;
   for (int64_t v = 0; v < kVectors; ++v) Simd::store(lanes + v * Simd::double_lanes, vectors[v]);
-  for (int64_t i = 0; i < kErrorLanes; ++i) sum += lanes[i];
+  for (int64_t i = 0; i < kSumLanes; ++i) sum += lanes[i];
   return sum;
 }
 
 inline double largest_lane(const Simd::D* vectors) {
-  double lanes[kErrorLanes], largest = 0;
+  double lanes[kSumLanes], largest = 0;
   for (int64_t v = 0; v < kVectors; ++v) Simd::store(lanes + v * Simd::double_lanes, vectors[v]);
-  for (int64_t i = 0; i < kErrorLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  for (int64_t i = 0; i < kSumLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
   return largest;
 }
 
-template <class T>
-inline ErrorSums error_block(const T* original, const T* approximation, int64_t n) {
+template <class T, class U>
+inline ErrorSums error_block(const T* original, const U* approximation, int64_t n) {
   ErrorLanes lanes;
   for (int64_t v = 0; v < kVectors; ++v) {
     lanes.largest[v] = lanes.absolute[v] = lanes.squared[v] = lanes.signal[v] = Simd::zero();
   }
-  const int64_t body = n - n % kErrorLanes;
-  for (int64_t i = 0; i < body; i += kErrorLanes) {
+  const int64_t body = n - n % kSumLanes;
+  for (int64_t i = 0; i < body; i += kSumLanes) {
     add_values(lanes, original + i, approximation + i);
   }
   if (body < n) {  // zeros fill up the lanes: they add nothing to sums that are never -0
-    T rest[2][kErrorLanes] = {};
-    memcpy(rest[0], original + body, static_cast<size_t>(n - body) * sizeof(T));
-    memcpy(rest[1], approximation + body, static_cast<size_t>(n - body) * sizeof(T));
-    add_values(lanes, rest[0], rest[1]);
+    T value[kSumLanes] = {};
+    U approximate[kSumLanes] = {};
+    memcpy(value, original + body, static_cast<size_t>(n - body) * sizeof(T));
+    memcpy(approximate, approximation + body, static_cast<size_t>(n - body) * sizeof(U));
+    add_values(lanes, value, approximate);
   }
   ErrorSums sums = {largest_lane(lanes.largest), sum_lanes(lanes.absolute),
                     sum_lanes(lanes.squared), sum_lanes(lanes.signal)};
   if (sums.absolute != sums.absolute) sums.max_error = NAN;  // maxpd loses NaN, a sum keeps it
+  return sums;
+}
+
+inline ErrorSums error_of_floats(const void* original, Float from, const void* approximation,
+                                 Float to, int64_t n) {
+  ErrorSums sums = {};
+  with_type(from, [&](auto source) {
+    with_type(to, [&](auto target) {
+      sums =
+          error_block(at<decltype(source)>(original, 0), at<decltype(target)>(approximation, 0), n);
+    });
+  });
   return sums;
 }
 

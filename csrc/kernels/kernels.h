@@ -23,10 +23,28 @@ struct QuantizeParams {
   int32_t quant_max;
 };
 
-// Sums over at most kErrorBlock values. Value i goes to lane i % kErrorLanes, lanes are added in
-// index order: the same bits for any vector width. NaN propagates, into max_error too.
-inline constexpr int64_t kErrorBlock = 4096;
-inline constexpr int64_t kErrorLanes = 16;
+// The parameters of channels that follow each other: one pair for each run or column. Pointers may
+// be unaligned.
+struct ChannelParams {
+  const float* scale;
+  const int32_t* zero_point;
+  int32_t quant_min;
+  int32_t quant_max;
+};
+
+// For what codes qparams are chosen, and how.
+struct ChosenCodes {
+  int32_t quant_min;
+  int32_t quant_max;
+  bool symmetric;
+};
+
+// Sums of floats go over blocks of at most kSumBlock values, in float64. Value i of a block goes to
+// lane i % kSumLanes, lanes are added in index order: the same bits for any vector width.
+inline constexpr int64_t kSumBlock = 4096;
+inline constexpr int64_t kSumLanes = 16;
+
+// NaN propagates, into max_error too.
 struct ErrorSums {
   double max_error;
   double absolute;
@@ -98,29 +116,75 @@ static inline int64_t quads_of(int64_t depth) { return (depth + kQuad - 1) / kQu
 inline constexpr int32_t kTokenMin = 0;
 inline constexpr int32_t kTokenMax = 255;
 
-// The Range of n values; of each column of a [rows, columns] matrix, merged into the arrays.
+// In the kernels below `runs` are runs of n values each, one behind the other, with parameters or
+// a result for each; `columns` are n values with parameters for each.
+
+// The Range of n values; of runs, merged into `ranges`; of each column of a matrix whose rows lie
+// `stride` values apart, merged into the arrays. choose gives the qparams of n ranges.
 struct RangeKernels {
   Range (*span)(const void* x, Float type, int64_t n);
-  void (*columns)(const void* x, Float type, int64_t rows, int64_t columns, float* min, float* max,
-                  uint32_t* absmax_bits);
+  void (*runs)(const void* x, Float type, int64_t runs, int64_t n, Range* ranges);
+  void (*columns)(const void* x, Float type, int64_t rows, int64_t stride, int64_t columns,
+                  float* min, float* max, uint32_t* absmax_bits);
+  void (*choose)(const Range* ranges, int64_t n, const ChosenCodes& codes, float* scale,
+                 int32_t* zero_point);
 };
 
-// n values with one scale; with a scale each.
 struct QuantizeKernels {
-  void (*span)(const void* x, Float from, void* q, Int to, int64_t n, QuantizeParams params);
-  void (*columns)(const void* x, Float from, void* q, Int to, int64_t n, const float* inv_scale,
-                  const int32_t* zero_point, int32_t quant_min, int32_t quant_max);
+  void (*runs)(const void* x, Float from, void* q, Int to, int64_t runs, int64_t n,
+               const ChannelParams& params);
+  void (*columns)(const void* x, Float from, void* q, Int to, int64_t n,
+                  const ChannelParams& params);
 };
 struct DequantizeKernels {
-  void (*span)(const void* q, Int from, void* x, Float to, int64_t n, float scale,
-               int32_t zero_point);
+  void (*runs)(const void* q, Int from, void* x, Float to, int64_t runs, int64_t n,
+               const float* scale, const int32_t* zero_point);
   void (*columns)(const void* q, Int from, void* x, Float to, int64_t n, const float* scale,
                   const int32_t* zero_point);
 };
 
+// Whole vectors of sums: what lies beyond the columns means nothing.
+static inline int64_t padded_columns(int64_t columns) {
+  return (columns + kSumLanes - 1) / kSumLanes * kSumLanes;
+}
+
+// What fake_quantize's backward reads and writes: the gradient of its output, its input, and the
+// gradient of its input, all of one type.
+struct Gradients {
+  const void* output;
+  const void* x;
+  void* input;
+  Float type;
+};
+
+// slope_block also returns the sum of gradient times slope of the scale (see affine.h) over a block
+// of at most kSumBlock values; slope_columns adds these products for each column of a matrix whose
+// rows lie `stride` values apart to the sums [kSumLanes][padded_columns(columns)], row i to lane
+// i % kSumLanes.
+struct FakeQuantizeKernels {
+  void (*runs)(const void* x, Float type, void* y, int64_t runs, int64_t n,
+               const ChannelParams& params);
+  void (*columns)(const void* x, Float type, void* y, int64_t n, const ChannelParams& params);
+  void (*backward_runs)(const Gradients& gradients, int64_t runs, int64_t n,
+                        const ChannelParams& params);
+  void (*backward_columns)(const Gradients& gradients, int64_t n, const ChannelParams& params);
+  double (*slope_block)(const Gradients& gradients, int64_t n, const ChannelParams& params);
+  void (*slope_columns)(const Gradients& gradients, int64_t rows, int64_t stride, int64_t columns,
+                        const ChannelParams& params, double* sums);
+};
+
+// Over one block. The two sides may differ in type, but for float64.
 struct ErrorKernels {
-  ErrorSums (*f32)(const float* original, const float* approximation, int64_t n);
-  ErrorSums (*f64)(const double* original, const double* approximation, int64_t n);
+  ErrorSums (*floats)(const void* original, Float from, const void* approximation, Float to,
+                      int64_t n);
+  ErrorSums (*doubles)(const double* original, const double* approximation, int64_t n);
+};
+
+// to[r, c] = from[c, r], elements of `size` bytes, 1, 2 or 4: rows of `to` and columns of `from`
+// lie that many elements apart.
+struct TransposeKernels {
+  void (*tile)(const void* from, int64_t from_stride, void* to, int64_t to_stride, int64_t rows,
+               int64_t columns, int64_t size);
 };
 
 // An activation is laid out as activation_bytes bytes. Where that is 1, rows of bytes whose count
@@ -158,9 +222,9 @@ struct PackKernels {
 };
 
 // n codes of `bits` bits each, little-endian, from bit 0 of the first byte; spare bits are zero.
+// pack returns whether all codes fit; where they do not, what it wrote means nothing.
 struct BitsKernels {
-  bool (*fit)(const void* codes, bool is_signed, int64_t n, int bits);
-  void (*pack)(const void* codes, int64_t n, int bits, void* packed);
+  bool (*pack)(const void* codes, bool is_signed, int64_t n, int bits, void* packed);
   void (*unpack)(const void* packed, bool is_signed, int64_t n, int bits, void* codes);
 };
 
@@ -170,10 +234,12 @@ struct Kernels {
   const RangeKernels& range;
   const QuantizeKernels& quantize;
   const DequantizeKernels& dequantize;
+  const FakeQuantizeKernels& fake_quantize;
   const ErrorKernels& error;
   const MatmulKernels& matmul;
   const PackKernels& pack;
   const BitsKernels& bits;
+  const TransposeKernels& transpose;
 };
 
 // The best set that this processor and its operating system support, or the one that
@@ -190,9 +256,11 @@ const Kernels* const* supported();
 extern const RangeKernels range_scalar, range_avx2, range_avx512;
 extern const QuantizeKernels quantize_scalar, quantize_avx2, quantize_avx512;
 extern const DequantizeKernels dequantize_scalar, dequantize_avx2, dequantize_avx512;
+extern const FakeQuantizeKernels fake_quantize_scalar, fake_quantize_avx2, fake_quantize_avx512;
 extern const ErrorKernels error_scalar, error_avx2, error_avx512;
 extern const MatmulKernels matmul_scalar, matmul_avx2, matmul_avxvnni, matmul_avx512vnni;
 extern const PackKernels pack_scalar, pack_avx2, pack_avx512;
-extern const BitsKernels bits_scalar;
+extern const BitsKernels bits_scalar, bits_avx2;
+extern const TransposeKernels transpose_scalar, transpose_avx2;
 
 }  // namespace torchquant::kernels

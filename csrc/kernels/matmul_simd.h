@@ -3,7 +3,7 @@
 
 #include "quantize_simd.h"
 #include "range_simd.h"
-#include "tail.h"
+#include "vectors.h"
 
 namespace torchquant::kernels {
 namespace {

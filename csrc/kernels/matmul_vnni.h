@@ -19,7 +19,9 @@ void prepare_row(const void* row, bool, int64_t k, void* prepared) {
 }
 
 void quantize_row(const void* x, Float type, int64_t k, QuantizeParams params, void* prepared) {
-  quantize_span(x, type, prepared, Int::u8, k, params);
+  with_type(type, [&](auto element) {
+    quantize_run(at<decltype(element)>(x, 0), at<uint8_t>(prepared, 0), k, params);
+  });
   for (int64_t i = k; i % kQuad != 0; ++i) store(prepared, i, uint8_t{0});
 }
 

@@ -4,6 +4,6 @@
 
 namespace torchquant::kernels {
 
-const QuantizeKernels quantize_avx512 = {quantize_span, quantize_columns};
+const QuantizeKernels quantize_avx512 = {quantize_runs, quantize_columns};
 
 }  // namespace torchquant::kernels

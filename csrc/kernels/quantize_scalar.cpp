@@ -11,30 +11,27 @@ void put_code(const void* x, void* q, int64_t i, QuantizeParams p) {
   store(q, i, static_cast<IntType>(code));
 }
 
-void quantize_span(const void* x, Float from, void* q, Int to, int64_t n, QuantizeParams params) {
+void quantize_runs(const void* x, Float from, void* q, Int to, int64_t runs, int64_t n,
+                   const ChannelParams& params) {
   with_type(from, [&](auto source) {
     with_type(to, [&](auto target) {
-      for (int64_t i = 0; i < n; ++i) {
-        put_code<decltype(source), decltype(target)>(x, q, i, params);
+      for (int64_t r = 0; r < runs; ++r) {
+        const QuantizeParams p = params_of(params, r);
+        for (int64_t i = r * n; i < (r + 1) * n; ++i) {
+          put_code<decltype(source), decltype(target)>(x, q, i, p);
+        }
       }
     });
   });
 }
 
-void quantize_columns(const void* x, Float from, void* q, Int to, int64_t n, const float* inv_scale,
-                      const int32_t* zero_point, int32_t quant_min, int32_t quant_max) {
-  with_type(from, [&](auto source) {
-    with_type(to, [&](auto target) {
-      for (int64_t i = 0; i < n; ++i) {
-        const QuantizeParams params = {inv_scale[i], zero_point[i], quant_min, quant_max};
-        put_code<decltype(source), decltype(target)>(x, q, i, params);
-      }
-    });
-  });
+void quantize_columns(const void* x, Float from, void* q, Int to, int64_t n,
+                      const ChannelParams& params) {
+  quantize_runs(x, from, q, to, n, 1, params);
 }
 
 }  // namespace
 
-const QuantizeKernels quantize_scalar = {quantize_span, quantize_columns};
+const QuantizeKernels quantize_scalar = {quantize_runs, quantize_columns};
 
 }  // namespace torchquant::kernels

@@ -4,6 +4,6 @@
 
 namespace torchquant::kernels {
 
-const RangeKernels range_avx512 = {range_span, range_columns};
+const RangeKernels range_avx512 = {range_span, range_runs, range_columns, choose_qparams};
 
 }  // namespace torchquant::kernels

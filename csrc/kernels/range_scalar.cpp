@@ -15,13 +15,21 @@ Range range_span(const void* x, Float type, int64_t n) {
   return range;
 }
 
-void range_columns(const void* x, Float type, int64_t rows, int64_t columns, float* min, float* max,
-                   uint32_t* absmax_bits) {
+void range_runs(const void* x, Float type, int64_t runs, int64_t n, Range* ranges) {
+  with_type(type, [&](auto element) {
+    for (int64_t r = 0; r < runs; ++r) {
+      ranges[r] = merge(range_span(at<decltype(element)>(x, r * n), type, n), ranges[r]);
+    }
+  });
+}
+
+void range_columns(const void* x, Float type, int64_t rows, int64_t stride, int64_t columns,
+                   float* min, float* max, uint32_t* absmax_bits) {
   with_type(type, [&](auto element) {
     using T = decltype(element);
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < columns; ++j) {
-        const Range value = range_of(to_float(load<T>(x, i * columns + j)));
+        const Range value = range_of(to_float(load<T>(x, i * stride + j)));
         const Range range = merge(value, {min[j], max[j], absmax_bits[j]});
         min[j] = range.min;
         max[j] = range.max;
@@ -33,6 +41,6 @@ void range_columns(const void* x, Float type, int64_t rows, int64_t columns, flo
 
 }  // namespace
 
-const RangeKernels range_scalar = {range_span, range_columns};
+const RangeKernels range_scalar = {range_span, range_runs, range_columns, choose_qparams};
 
 }  // namespace torchquant::kernels

@@ -1,7 +1,7 @@
 // The range kernels over Simd.
 #pragma once
 
-#include "tail.h"
+#include "vectors.h"
 
 namespace torchquant::kernels {
 namespace {
@@ -43,10 +43,8 @@ inline Range range_of(const T* x, int64_t n) {
     i += Simd::lanes;
   }
   if (i < n) {  // the rest, filled up with its first value, which widens no range
-    T rest[Simd::lanes];
-    for (T& value : rest) memcpy(&value, x + i, sizeof(T));
-    memcpy(rest, x + i, static_cast<size_t>(n - i) * sizeof(T));
-    odd.add(Simd::load(rest));
+    const Simd::F value = Simd::all(to_float(load<T>(x, i)));
+    odd.add(Simd::first_of(Simd::load_first(x + i, n - i), n - i, value));
   }
   even.merge(odd);
   return even.fold();
@@ -58,22 +56,38 @@ inline Range range_span(const void* x, Float type, int64_t n) {
   return range;
 }
 
-template <class T>
-inline void merge_row(const T* x, int64_t columns, float* min, float* max, uint32_t* absmax_bits) {
+inline void range_runs(const void* x, Float type, int64_t runs, int64_t n, Range* ranges) {
+  with_type(type, [&](auto element) {
+    for (int64_t r = 0; r < runs; ++r) {
+      ranges[r] = merge(range_of(at<decltype(element)>(x, r * n), n), ranges[r]);
+    }
+  });
+}
+
+template <int Rows, class T>
+inline void merge_rows(const T* x, int64_t stride, int64_t columns, float* min, float* max,
+                       uint32_t* absmax_bits) {
   for_each_vector<Simd>(columns, [&](int64_t j, auto load, auto store) {
     RangeLanes lanes = {load(min + j), load(max + j), load(absmax_bits + j)};
-    lanes.add(load(x + j));
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; ++i) lanes.add(load(x + i * stride + j));
     store(min + j, lanes.min);
     store(max + j, lanes.max);
     store(absmax_bits + j, lanes.absmax_bits);
   });
 }
 
-inline void range_columns(const void* x, Float type, int64_t rows, int64_t columns, float* min,
-                          float* max, uint32_t* absmax_bits) {
+// Four rows at a time read and write what they are merged into once.
+inline void range_columns(const void* x, Float type, int64_t rows, int64_t stride, int64_t columns,
+                          float* min, float* max, uint32_t* absmax_bits) {
   with_type(type, [&](auto element) {
-    for (int64_t i = 0; i < rows; ++i) {
-      merge_row(at<decltype(element)>(x, i * columns), columns, min, max, absmax_bits);
+    using T = decltype(element);
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+      merge_rows<4>(at<T>(x, i * stride), stride, columns, min, max, absmax_bits);
+    }
+    for (; i < rows; ++i) {
+      merge_rows<1>(at<T>(x, i * stride), stride, columns, min, max, absmax_bits);
     }
   });
 }

@@ -48,14 +48,66 @@ struct Simd {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(half, half));
   }
 
+  // Four vectors, where narrow codes fill one: packs works by 128 bits, the permutation mends it.
+  template <class T, class V>
+  static void store(T* p, V a, V b, V c, V d) {
+    store(p, a);
+    store(p + lanes, b);
+    store(p + 2 * lanes, c);
+    store(p + 3 * lanes, d);
+  }
+  static void store(int8_t* p, I a, I b, I c, I d) {
+    store256(p, in_order(_mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d))));
+  }
+  static void store(uint8_t* p, I a, I b, I c, I d) {
+    store256(p, in_order(_mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d))));
+  }
+
+  // The first `count` elements, fewer than a vector; the lanes beyond are zero. Only 32 bits have
+  // masked instructions here, others go through a buffer.
+  static F load_first(const float* p, int64_t count) { return _mm256_maskload_ps(p, first(count)); }
+  static I load_first(const int32_t* p, int64_t count) {
+    return _mm256_maskload_epi32(reinterpret_cast<const int*>(p), first(count));
+  }
+  static I load_first(const uint32_t* p, int64_t count) {
+    return _mm256_maskload_epi32(reinterpret_cast<const int*>(p), first(count));
+  }
+  template <class T>
+  static auto load_first(const T* p, int64_t count) {
+    T whole[lanes] = {};
+    memcpy(whole, p, static_cast<size_t>(count) * sizeof(T));
+    return load(whole);
+  }
+  static void store_first(float* p, F x, int64_t count) { _mm256_maskstore_ps(p, first(count), x); }
+  static void store_first(int32_t* p, I x, int64_t count) {
+    _mm256_maskstore_epi32(reinterpret_cast<int*>(p), first(count), x);
+  }
+  static void store_first(uint32_t* p, I x, int64_t count) {
+    _mm256_maskstore_epi32(reinterpret_cast<int*>(p), first(count), x);
+  }
+  template <class T, class V>
+  static void store_first(T* p, V x, int64_t count) {
+    T whole[lanes];
+    store(whole, x);
+    memcpy(p, whole, static_cast<size_t>(count) * sizeof(T));
+  }
+  // Its first `count` lanes, and those of `rest` beyond.
+  static F first_of(F x, int64_t count, F rest) {
+    return _mm256_blendv_ps(rest, x, _mm256_castsi256_ps(first(count)));
+  }
+
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F subtract(F a, F b) { return _mm256_sub_ps(a, b); }
   static F multiply(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F divide(F a, F b) { return _mm256_div_ps(a, b); }
   // Where x is NaN the bound is the result, as maxps and minps define it.
   static F at_least(F x, F bound) { return _mm256_max_ps(x, bound); }
   static F at_most(F x, F bound) { return _mm256_min_ps(x, bound); }
   static I add(I a, I b) { return _mm256_add_epi32(a, b); }
   static I subtract(I a, I b) { return _mm256_sub_epi32(a, b); }
   static I multiply(I a, I b) { return _mm256_mullo_epi32(a, b); }
+  static I smaller(I a, I b) { return _mm256_min_epi32(a, b); }
+  static I larger(I a, I b) { return _mm256_max_epi32(a, b); }
   static I magnitude_bits(F x) { return _mm256_and_si256(_mm256_castps_si256(x), all(0x7fffffff)); }
   static I larger_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
   // Of the lanes, none of which is NaN.
@@ -73,7 +125,17 @@ struct Simd {
   }
   // To nearest even, as rintf: the rounding mode of the thread, which nobody changes.
   static I round_to_int(F x) { return _mm256_cvtps_epi32(x); }
+  static F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
+  // Comparisons, false for NaN, and choices by them.
+  using Mask = __m256;
+  static Mask is_less(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  static Mask is_between(F x, F low, F high) {
+    return _mm256_and_ps(_mm256_cmp_ps(low, x, _CMP_LE_OQ), _mm256_cmp_ps(x, high, _CMP_LE_OQ));
+  }
+  static F where(Mask condition, F x, F otherwise) {
+    return _mm256_blendv_ps(otherwise, x, condition);
+  }
   // float(q - zero_point) where the difference may not fit int32: exact in double, rounded once.
   static F wide_difference(I q, I zero_point) {
     const __m128 low = difference(_mm256_castsi256_si128(q), _mm256_castsi256_si128(zero_point));
@@ -87,6 +149,13 @@ struct Simd {
   static D zero() { return _mm256_setzero_pd(); }
   static D load_doubles(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
   static D load_doubles(const double* p) { return _mm256_loadu_pd(p); }
+  static D load_doubles(const Half* p) { return _mm256_cvtps_pd(_mm_cvtph_ps(load64(p))); }
+  static D load_doubles(const BFloat16* p) {
+    const __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(load64(p)), 16);
+    return _mm256_cvtps_pd(_mm_castsi128_ps(bits));
+  }
+  static D low_doubles(F x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
+  static D high_doubles(F x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
   static void store(double* p, D x) { _mm256_storeu_pd(p, x); }
   static D add(D a, D b) { return _mm256_add_pd(a, b); }
   static D subtract(D a, D b) { return _mm256_sub_pd(a, b); }
@@ -101,9 +170,17 @@ struct Simd {
     y = two(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(two(y, _mm_shuffle_ps(y, y, 1)));
   }
+  static I first(int64_t count) {
+    const I index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(all(static_cast<int32_t>(count)), index);
+  }
+  static I in_order(I packed) {
+    return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
   static __m128i load64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
   static __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static void store128(void* p, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(p), x); }
+  static void store256(void* p, I x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
   static __m128i pack16(I q) {
     return _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
   }

@@ -75,6 +75,29 @@ TORCHQUANT_HOST_DEVICE static inline float dequantize_value(int32_t q, int32_t z
   return static_cast<float>(static_cast<int64_t>(q) - zero_point) * scale;
 }
 
+// How fake_quantize, x quantized and dequantized at once, answers to a change: `inside` where x is
+// not clamped, so that its gradient passes straight through; `slope` is its derivative by the
+// scale. Both are nothing for NaN.
+struct FakeQuantizeSlope {
+  bool inside;
+  float slope;
+};
+
+TORCHQUANT_HOST_DEVICE static inline FakeQuantizeSlope fake_quantize_slope(float x, float inv_scale,
+                                                                           int32_t zero_point,
+                                                                           int32_t quant_min,
+                                                                           int32_t quant_max) {
+  const float v = x * inv_scale;
+  if (v != v) return {false, 0.0f};
+  const float rounded = rintf(v);
+  const double q = static_cast<double>(rounded) + zero_point;
+  if (q < quant_min)
+    return {false, static_cast<float>(static_cast<double>(quant_min) - zero_point)};
+  if (q > quant_max)
+    return {false, static_cast<float>(static_cast<double>(quant_max) - zero_point)};
+  return {true, rounded - v};
+}
+
 // a - b * c modulo 2^32: exact whenever the true result fits int32, whatever the parts do.
 TORCHQUANT_HOST_DEVICE static inline int32_t subtract_product(int32_t a, int32_t b, int32_t c) {
   return static_cast<int32_t>(static_cast<uint32_t>(a) -

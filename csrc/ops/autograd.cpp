@@ -1,5 +1,6 @@
-// The operators without a derivative: their results do not require grad, also where their inputs
-// do. Left unregistered, PyTorch would return a grad_fn that warns and yields no gradient.
+// The operators without a derivative (fake_quantize_autograd.cpp has the others): their results do
+// not require grad, also where their inputs do. Left unregistered, PyTorch would return a grad_fn
+// that warns and yields no gradient.
 #include <ATen/core/grad_mode.h>
 #include <torch/library.h>
 
@@ -14,6 +15,20 @@ void bump_out(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::ji
               "here, pass out.detach()");
   op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
   if (!out.is_inference()) out.unsafeGetTensorImpl()->bump_version();
+}
+
+// fake_quantize has a derivative, but not into a tensor that is given: as PyTorch's own operators.
+void refuse_gradient(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                     torch::jit::Stack* stack) {
+  const size_t first = stack->size() - op.schema().arguments().size();
+  for (const char* name : {"input", "scale"}) {
+    const auto index = *op.schema().argumentIndexWithName(name);
+    TORCH_CHECK(!(at::GradMode::is_enabled() && (*stack)[first + index].toTensor().requires_grad()),
+                name,
+                " must not require grad where out is given, but it does: call the operator "
+                "without out, or under torch.no_grad()");
+  }
+  op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
 }
 
 }  // namespace
@@ -33,6 +48,7 @@ TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
   m.impl("dequantize_per_token", torch::CppFunction::makeFallthrough());
   m.impl("quantize_dynamic_per_tensor", torch::CppFunction::makeFallthrough());
   m.impl("quantize_dynamic_per_token", torch::CppFunction::makeFallthrough());
+  m.impl("quantize_dynamic_per_group", torch::CppFunction::makeFallthrough());
   m.impl("quantize_per_tensor.out", torch::CppFunction::makeFallthrough());
   m.impl("dequantize_per_tensor.out", torch::CppFunction::makeFallthrough());
   m.impl("quantize_per_channel.out", torch::CppFunction::makeFallthrough());
@@ -41,6 +57,10 @@ TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
   m.impl("dequantize_per_group.out", torch::CppFunction::makeFallthrough());
   m.impl("quantize_per_token.out", torch::CppFunction::makeFallthrough());
   m.impl("dequantize_per_token.out", torch::CppFunction::makeFallthrough());
+  m.impl("fake_quantize_per_tensor.out",
+         torch::CppFunction::makeFromBoxedFunction<&refuse_gradient>());
+  m.impl("fake_quantize_per_channel.out",
+         torch::CppFunction::makeFromBoxedFunction<&refuse_gradient>());
   m.impl("quantization_error", torch::CppFunction::makeFallthrough());
   m.impl("pack_bits", torch::CppFunction::makeFallthrough());
   m.impl("unpack_bits", torch::CppFunction::makeFallthrough());
@@ -61,6 +81,8 @@ TORCH_LIBRARY_IMPL(torchquant, ADInplaceOrView, m) {
   m.impl("dequantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
   m.impl("quantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
   m.impl("dequantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("fake_quantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("fake_quantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
 }
 
 }  // namespace torchquant::ops

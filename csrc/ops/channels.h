@@ -1,15 +1,10 @@
-// One view for every granularity: contiguous data as rows of runs with a scale and a zero point for
-// each run. per_tensor is one run, per_token has one for each row, per_group several in a row, and
-// per_channel repeats its channels.
+// One view for every granularity: elements in their order as rows of runs with a scale and a zero
+// point for each run. per_tensor is one run, per_token has one for each row, per_group several in a
+// row, and per_channel repeats its channels.
 #pragma once
 
-#include <ATen/Parallel.h>
-
-#include <algorithm>
-#include <vector>
-
 #include "check.h"
-#include "kernel_types.h"
+#include "source.h"
 
 namespace torchquant::ops {
 
@@ -21,6 +16,7 @@ struct ChannelView {
   int64_t inner;
   int64_t row;
 
+  int64_t runs() const { return outer * channels; }
   int64_t runs_of_row() const { return at::divup(row, inner); }
   int64_t size() const { return row == 0 ? 0 : outer * channels / runs_of_row() * row; }
 };
@@ -73,62 +69,101 @@ inline ChannelView checked_per_token(const at::Tensor& input, const at::Tensor& 
   return per_token_view(input);
 }
 
-// Elements [begin, end) of one channel.
-struct Run {
-  int64_t begin;
-  int64_t end;
-  int64_t channel;
-};
+// The scale and the zero point of each channel. Tensors from files lie at any address.
+class Params {
+ public:
+  Params(const Tensor& scale, const Tensor& zero_point)
+      : scale_(scale.contiguous()),
+        zero_point_(zero_point.contiguous()),
+        scales_(static_cast<const float*>(scale_.const_data_ptr())),
+        zero_points_(static_cast<const int32_t*>(zero_point_.const_data_ptr())) {}
 
-// Run `index` of the data.
-inline Run run_of(const ChannelView& view, int64_t index) {
-  const int64_t runs = view.runs_of_row();
-  const int64_t row = index / runs * view.row, offset = index % runs * view.inner;
-  return {row + offset, row + std::min(view.row, offset + view.inner), index % view.channels};
-}
+  int64_t size() const { return scale_.numel(); }
 
-// Host copies of scale and zero_point, a pair for each channel.
-struct ChannelParams {
-  std::vector<float> scale;
-  std::vector<int32_t> zero_point;
-};
-
-inline ChannelParams read_params(const at::Tensor& scale, const at::Tensor& zero_point,
-                                 const ChannelView& view) {
-  ChannelParams params = {std::vector<float>(view.channels), std::vector<int32_t>(view.channels)};
-  // memcpy: tensors from files lie at any address.
-  if (view.channels > 0) {
-    std::memcpy(params.scale.data(), scale.contiguous().const_data_ptr(),
-                params.scale.size() * sizeof(float));
-    std::memcpy(params.zero_point.data(), zero_point.contiguous().const_data_ptr(),
-                params.zero_point.size() * sizeof(int32_t));
+  // From `channel` on.
+  kernels::ChannelParams from(int64_t channel, int64_t quant_min, int64_t quant_max) const {
+    return {scales_ + channel, zero_points_ + channel, static_cast<int32_t>(quant_min),
+            static_cast<int32_t>(quant_max)};
   }
-  return params;
-}
+
+  QParams operator[](int64_t channel) const {
+    QParams one;
+    std::memcpy(&one.scale, scales_ + channel, sizeof(float));
+    std::memcpy(&one.zero_point, zero_points_ + channel, sizeof(int32_t));
+    return one;
+  }
+
+ private:
+  Tensor scale_;
+  Tensor zero_point_;
+  const float* scales_;
+  const int32_t* zero_points_;
+};
 
 // The active kernels, or the scalar ones where a zero point is beyond what vectors compute exactly.
-inline const kernels::Kernels& kernels_for(c10::ArrayRef<int32_t> zero_point) {
-  const bool ordinary = std::all_of(zero_point.begin(), zero_point.end(), [](int32_t zero) {
-    return -kernels::kVectorZeroPoint <= zero && zero <= kernels::kVectorZeroPoint;
-  });
-  return ordinary ? kernels::active() : kernels::scalar();
+inline const kernels::Kernels& kernels_for(const int32_t* zero_point, int64_t count) {
+  uint32_t beyond = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t zero;
+    std::memcpy(&zero, zero_point + i, sizeof(zero));
+    beyond |=
+        static_cast<uint32_t>(zero) + kernels::kVectorZeroPoint > 2 * kernels::kVectorZeroPoint;
+  }
+  return beyond == 0 ? kernels::active() : kernels::scalar();
+}
+
+inline const kernels::Kernels& kernels_for(const Params& params) {
+  return kernels_for(params.from(0, 0, 0).zero_point, params.size());
 }
 
 // Ranges merge by minimum and maximum, so their order, and the number of threads, do not matter.
-inline Range range_of_all(const at::Tensor& x) {
-  const auto type = kernel_float(x.scalar_type());
+inline Range range_of_all(const Source& x) {
+  const auto type = kernel_float(x.dtype());
   return at::parallel_reduce(
-      0, x.numel(), kGrain, kEmptyRange,
+      0, x.size(), kGrain, kEmptyRange,
       [&](int64_t begin, int64_t end, Range range) {
-        return merge(kernels::active().range.span(element(x, begin), type, end - begin), range);
+        Piece piece;
+        while (begin < end) {
+          const int64_t stop = x.stop_of(begin, end);
+          const void* data = x.read(begin, stop, piece);
+          range = merge(kernels::active().range.span(data, type, stop - begin), range);
+          begin = stop;
+        }
+        return range;
       },
       merge);
 }
 
-inline QParams choose_for(const Range& range, int64_t quant_min, int64_t quant_max,
-                          bool symmetric) {
-  const auto low = static_cast<int32_t>(quant_min), high = static_cast<int32_t>(quant_max);
-  return (symmetric ? symmetric_qparams : affine_qparams)(range, low, high);
+// Runs that follow each other: `count` of `size` elements each, from element `begin` on, the first
+// of which is of `channel`.
+struct Runs {
+  int64_t begin;
+  int64_t count;
+  int64_t size;
+  int64_t channel;
+};
+
+// Calls visit(runs) for the runs of elements [begin, end), as many at once as have channels that
+// follow each other; the first and the last run may be cut.
+template <class Visit>
+void for_each_run_of(const ChannelView& view, int64_t begin, int64_t end, Visit visit) {
+  const int64_t row = begin / view.row, column = begin % view.row;
+  int64_t channel = (row * view.runs_of_row() + column / view.inner) % view.channels;
+  const bool has_short_runs = view.row % view.inner != 0;
+  int64_t row_end = has_short_runs ? (row + 1) * view.row : end;
+  int64_t cut = column % view.inner;  // of the run that `begin` lies in
+  while (begin < end) {
+    const int64_t stop = std::min(end, row_end);
+    const int64_t whole = cut ? 0 : (stop - begin) / view.inner;
+    const Runs runs =
+        whole > 0 ? Runs{begin, std::min(whole, view.channels - channel), view.inner, channel}
+                  : Runs{begin, 1, std::min(view.inner - cut, stop - begin), channel};
+    visit(runs);
+    cut = 0;
+    begin += runs.count * runs.size;
+    channel = (channel + runs.count) % view.channels;
+    if (begin == row_end) row_end += view.row;
+  }
 }
 
 // Runs of one channel shorter than this are walked across channels, a parameter for each element.
@@ -138,96 +173,90 @@ inline bool has_long_runs(const ChannelView& view) {
   return view.channels <= 1 || view.inner >= kShortRun;
 }
 
-// Calls visit(run) for the runs of elements [begin, end), the first and the last cut to it.
-template <class Visit>
-void for_each_run_of(const ChannelView& view, int64_t begin, int64_t end, Visit visit) {
-  int64_t index = begin / view.row * view.runs_of_row() + begin % view.row / view.inner;
-  for (; begin < end; ++index) {
-    const Run run = run_of(view, index);
-    const int64_t run_end = std::min(end, run.end);
-    visit(Run{begin, run_end, run.channel});
-    begin = run_end;
-  }
-}
-
-// Parameters repeated for each element of a period of the data that many vectors long.
-inline ChannelParams repeat_params(const ChannelParams& params, const ChannelView& view) {
-  constexpr int64_t kPeriod = 1024;
-  const int64_t width = view.channels * view.inner;
-  const int64_t repeats = std::min(view.outer, (kPeriod + width - 1) / width);
-  ChannelParams repeated;
-  repeated.scale.reserve(repeats * width);
-  repeated.zero_point.reserve(repeats * width);
-  for (int64_t i = 0; i < repeats * view.channels; ++i) {
-    const int64_t channel = i % view.channels;
-    repeated.scale.insert(repeated.scale.end(), view.inner, params.scale[channel]);
-    repeated.zero_point.insert(repeated.zero_point.end(), view.inner, params.zero_point[channel]);
-  }
-  return repeated;
-}
-
-// Calls columns(begin, end, offset) for pieces of the data whose parameters begin at `offset` of a
-// period, in parallel.
-template <class Columns>
-void for_each_period(int64_t size, int64_t period, Columns columns) {
-  at::parallel_for(0, size, kGrain, [&](int64_t begin, int64_t end) {
-    while (begin < end) {
-      const int64_t offset = begin % period;
-      const int64_t piece_end = std::min(end, begin - offset + period);
-      columns(begin, piece_end, offset);
-      begin = piece_end;
+// Short runs: a scale and a zero point for each element, either of a whole period of the data or,
+// where every run has its own, filled in for a piece at a time.
+class ElementParams {
+ public:
+  ElementParams(const Params& params, const ChannelView& view) : params_(params), view_(view) {
+    if (has_long_runs(view) || view.outer == 1) return;
+    const int64_t width = view.channels * view.inner;
+    constexpr int64_t kShortPeriod = 256;
+    if (view.inner == 1 && width >= kShortPeriod) {  // the parameters are their own period
+      period_ = width;
+      periodic_ = params.from(0, 0, 0);
+      return;
     }
-  });
-}
-
-// The parameters of each element of a piece, where every run has its own.
-struct PieceParams {
-  static constexpr int64_t kPiece = 1024;
-  float scale[kPiece];
-  int32_t zero_point[kPiece];
-
-  void fill(const ChannelView& view, const ChannelParams& params, int64_t begin, int64_t end) {
-    for_each_run_of(view, begin, end, [&](const Run& run) {
-      std::fill(scale + run.begin - begin, scale + run.end - begin, params.scale[run.channel]);
-      std::fill(zero_point + run.begin - begin, zero_point + run.end - begin,
-                params.zero_point[run.channel]);
-    });
+    period_ = std::min(view.outer, at::divup(kPiece, width)) * width;
+    scale_.resize(period_);
+    zero_point_.resize(period_);
+    fill(0, period_, scale_.data(), zero_point_.data());
+    periodic_ = {scale_.data(), zero_point_.data(), 0, 0};
   }
-};
 
-// Short runs: columns(begin, end, scales, zero_points), with a parameter for each element.
-template <class Columns>
-void for_each_short_piece(const ChannelView& view, const ChannelParams& params, Columns columns) {
-  if (view.outer == 1) {
-    at::parallel_for(0, view.size(), kGrain, [&](int64_t begin, int64_t end) {
-      PieceParams piece;
-      for (; begin < end; begin += PieceParams::kPiece) {
-        const int64_t piece_end = std::min(end, begin + PieceParams::kPiece);
-        piece.fill(view, params, begin, piece_end);
-        columns(begin, piece_end, piece.scale, piece.zero_point);
+  // Calls columns(begin, end, scales, zero_points) for pieces of [begin, end).
+  template <class Columns>
+  void cover(int64_t begin, int64_t end, Columns columns) const {
+    if (period_ == 0) return cover_filling(begin, end, columns);
+    while (begin < end) {
+      const int64_t offset = begin % period_;
+      const int64_t stop = std::min(end, begin - offset + period_);
+      columns(begin, stop, periodic_.scale + offset, periodic_.zero_point + offset);
+      begin = stop;
+    }
+  }
+
+ private:
+  template <class Columns>
+  void cover_filling(int64_t begin, int64_t end, Columns columns) const {
+    const auto size = static_cast<size_t>(std::min(end - begin, kPiece));
+    std::vector<float> scale(size);
+    std::vector<int32_t> zero_point(size);
+    while (begin < end) {
+      const int64_t stop = std::min(end, begin + kPiece);
+      fill(begin, stop, scale.data(), zero_point.data());
+      columns(begin, stop, scale.data(), zero_point.data());
+      begin = stop;
+    }
+  }
+
+  void fill(int64_t begin, int64_t end, float* scale, int32_t* zero_point) const {
+    for_each_run_of(view_, begin, end, [&](const Runs& runs) {
+      for (int64_t i = 0; i < runs.count; ++i) {
+        const QParams one = params_[runs.channel + i];
+        const int64_t first = runs.begin - begin + i * runs.size;
+        std::fill_n(scale + first, runs.size, one.scale);
+        std::fill_n(zero_point + first, runs.size, one.zero_point);
       }
     });
-    return;
   }
-  const ChannelParams repeated = repeat_params(params, view);
-  const auto period = static_cast<int64_t>(repeated.scale.size());
-  for_each_period(view.size(), period, [&](int64_t begin, int64_t end, int64_t offset) {
-    columns(begin, end, repeated.scale.data() + offset, repeated.zero_point.data() + offset);
-  });
-}
 
-// Covers the data, in parallel, with pieces of one channel, span(begin, end, scale, zero_point),
-// or, where channels alternate too fast for that, of many: columns(begin, end, scales,
-// zero_points).
-template <class Span, class Columns>
-void for_each_piece(const ChannelView& view, const ChannelParams& params, Span span,
-                    Columns columns) {
-  if (view.size() == 0) return;
-  if (!has_long_runs(view)) return for_each_short_piece(view, params, columns);
-  at::parallel_for(0, view.size(), kGrain, [&](int64_t begin, int64_t end) {
-    for_each_run_of(view, begin, end, [&](const Run& run) {
-      span(run.begin, run.end, params.scale[run.channel], params.zero_point[run.channel]);
-    });
+  const Params& params_;
+  const ChannelView& view_;
+  int64_t period_ = 0;
+  kernels::ChannelParams periodic_ = {};
+  std::vector<float> scale_;
+  std::vector<int32_t> zero_point_;
+};
+
+// Covers the source, in parallel, with runs of channels, runs(data, runs), or, where channels
+// alternate too fast for that, with columns(data, begin, end, scales, zero_points). data is where
+// their first element lies.
+template <class OfRuns, class OfColumns>
+void for_each_piece(const Source& source, const ChannelView& view, const Params& params,
+                    OfRuns of_runs, OfColumns of_columns) {
+  if (source.size() == 0) return;
+  const ElementParams element_params(params, view);
+  const auto size = static_cast<int64_t>(c10::elementSize(source.dtype()));
+  const bool long_runs = has_long_runs(view);
+  for_each_stretch(source, [&](int64_t begin, int64_t end, const void* data) {
+    const auto at = [&](int64_t i) { return static_cast<const char*>(data) + (i - begin) * size; };
+    if (long_runs) {
+      for_each_run_of(view, begin, end, [&](const Runs& runs) { of_runs(at(runs.begin), runs); });
+    } else {
+      element_params.cover(begin, end, [&](int64_t from, int64_t to, auto... params) {
+        of_columns(at(from), from, to, params...);
+      });
+    }
   });
 }
 

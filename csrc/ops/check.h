@@ -239,6 +239,18 @@ inline void check_quantize_dynamic(const Tensor& input, int64_t quant_min, int64
   check_code_dtype(dtype, quant_min, quant_max);
 }
 
+inline void check_fake_quantize(const Tensor& input, int64_t quant_min, int64_t quant_max) {
+  check_float(input, "input");
+  check_quant_range(quant_min, quant_max);
+}
+
+inline void check_fake_quantize_backward(const Tensor& grad, const Tensor& input, int64_t quant_min,
+                                         int64_t quant_max) {
+  check_fake_quantize(input, quant_min, quant_max);
+  check_companion(grad, "grad", input, "input", input.scalar_type(), input.sym_sizes(),
+                  "that of input");
+}
+
 inline void check_dequantize(const Tensor& input, ScalarType out_dtype) {
   check_code(input, "input");
   TORCH_CHECK(is_float(out_dtype), "out_dtype must be float32, float16 or bfloat16, but got ",

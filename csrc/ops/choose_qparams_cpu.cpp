@@ -3,6 +3,7 @@
 #include <mutex>
 
 #include "channels.h"
+#include "memory_order.h"
 #include "outputs.h"
 
 namespace torchquant::ops {
@@ -10,22 +11,57 @@ namespace {
 
 using Ranges = std::vector<Range>;
 
-Ranges ranges_of_runs(const Tensor& x, const ChannelView& view) {
-  const auto type = kernel_float(x.scalar_type());
-  Ranges ranges(view.channels, kEmptyRange);
+// Where the chosen parameters go, from the first channel on.
+struct Chosen {
+  float* scale;
+  int32_t* zero_point;
+  kernels::ChosenCodes codes;
+
+  void choose(int64_t channel, const Range* ranges, int64_t count) const {
+    kernels::active().range.choose(ranges, count, codes, scale + channel, zero_point + channel);
+  }
+};
+
+// Merges the ranges of elements [begin, end) into those of their channels, the first of which has
+// ranges[0].
+void merge_runs(const Source& x, const ChannelView& view, int64_t begin, int64_t end,
+                int64_t first_channel, Ranges& ranges) {
+  Piece piece;
+  while (begin < end) {
+    const int64_t stop = x.stop_of(begin, end);
+    const char* data = static_cast<const char*>(x.read(begin, stop, piece));
+    for_each_run_of(view, begin, stop, [&](const Runs& runs) {
+      const auto skipped = (runs.begin - begin) * static_cast<int64_t>(c10::elementSize(x.dtype()));
+      kernels::active().range.runs(data + skipped, kernel_float(x.dtype()), runs.count, runs.size,
+                                   ranges.data() + runs.channel - first_channel);
+    });
+    begin = stop;
+  }
+}
+
+// The first element of run `index`, or the end of the data.
+int64_t begin_of(const ChannelView& view, int64_t index) {
+  if (index == view.runs()) return view.size();
+  return index / view.runs_of_row() * view.row + index % view.runs_of_row() * view.inner;
+}
+
+// Channels are shared out, a few at a time.
+void choose_for_runs(const Source& x, const ChannelView& view, const Chosen& chosen) {
+  constexpr int64_t kFew = 256;
   const int64_t channel_size = std::max<int64_t>(1, view.outer * view.inner);
   at::parallel_for(
       0, view.channels, at::divup(kGrain, channel_size), [&](int64_t from, int64_t to) {
-        for (int64_t channel = from; channel < to; ++channel) {
+        Ranges ranges;
+        for (int64_t channel = from; channel < to; channel += kFew) {
+          const int64_t count = std::min(kFew, to - channel);
+          ranges.assign(count, kEmptyRange);
           for (int64_t i = 0; i < view.outer; ++i) {
-            const Run run = run_of(view, i * view.channels + channel);
-            const Range range =
-                kernels::active().range.span(element(x, run.begin), type, run.end - run.begin);
-            ranges[channel] = merge(range, ranges[channel]);
+            const int64_t run = i * view.channels + channel;
+            merge_runs(x, view, begin_of(view, run), begin_of(view, run + count), channel, ranges);
           }
+          chosen.choose(channel, ranges.data(), count);
         }
       });
-  return ranges;
 }
 
 struct ColumnRanges {
@@ -45,50 +81,57 @@ struct ColumnRanges {
 };
 
 // Channels that alternate within a few elements: ranges of whole rows of them, column by column.
-Ranges ranges_of_columns(const Tensor& x, const ChannelView& view) {
-  const auto type = kernel_float(x.scalar_type());
+// The rows lie `stride` elements apart.
+Ranges ranges_of_columns(const Source& x, const ChannelView& view, int64_t stride) {
   const int64_t width = view.channels * view.inner;
   Ranges ranges(view.channels, kEmptyRange);
   std::mutex mutex;
   at::parallel_for(0, view.outer, at::divup(kGrain, width), [&](int64_t begin, int64_t end) {
     ColumnRanges columns(width);
-    kernels::active().range.columns(element(x, begin * width), type, end - begin, width,
-                                    columns.min.data(), columns.max.data(),
-                                    columns.absmax_bits.data());
+    kernels::active().range.columns(x.at_offset(begin * stride), kernel_float(x.dtype()),
+                                    end - begin, stride, width, columns.min.data(),
+                                    columns.max.data(), columns.absmax_bits.data());
     const std::lock_guard<std::mutex> lock(mutex);
     columns.merge_into(ranges, view.inner);
   });
   return ranges;
 }
 
-Ranges channel_ranges(const Tensor& x, const ChannelView& view) {
-  if (view.size() == 0) return Ranges(view.channels, kEmptyRange);
-  if (view.channels == 1) return {range_of_all(x)};
-  // One row of many channels gives the columns nothing to merge.
-  if (has_long_runs(view) || view.outer == 1) return ranges_of_runs(x, view);
-  return ranges_of_columns(x, view);
+// The distance of the rows of `width` elements; -1 where they lie at several.
+int64_t row_stride(const Layout& layout, int64_t width) {
+  if (layout.is_contiguous()) return width;
+  return layout.dims() == 2 && layout.row() == width ? layout.strides[0] : -1;
+}
+
+Ranges ranges_of_columns(const Tensor& input, const ChannelView& view) {
+  const Source x(input, Source::Reads::rows);
+  const int64_t width = view.channels * view.inner;
+  const int64_t stride = row_stride(x.layout(), width);
+  if (stride >= 0) return ranges_of_columns(x, view, stride);
+  return ranges_of_columns(Source(input.contiguous(), Source::Reads::rows), view, width);
 }
 
 void choose(const Tensor& input, const ChannelView& view, int64_t quant_min, int64_t quant_max,
             bool symmetric, const std::tuple<Tensor, Tensor>& qparams) {
-  const Ranges ranges = channel_ranges(input.contiguous(), view);
-  auto* scale = std::get<0>(qparams).mutable_data_ptr<float>();
-  auto* zero_point = std::get<1>(qparams).mutable_data_ptr<int32_t>();
-  constexpr int64_t kChoices = 1024;  // some 10 us
-  at::parallel_for(0, view.channels, kChoices, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const QParams chosen = choose_for(ranges[i], quant_min, quant_max, symmetric);
-      scale[i] = chosen.scale;
-      zero_point[i] = chosen.zero_point;
-    }
-  });
+  const Chosen chosen = {std::get<0>(qparams).mutable_data_ptr<float>(),
+                         std::get<1>(qparams).mutable_data_ptr<int32_t>(),
+                         chosen_codes(quant_min, quant_max, symmetric)};
+  const auto choose_all = [&](const Ranges& ranges) {
+    chosen.choose(0, ranges.data(), view.channels);
+  };
+  if (view.size() == 0) return choose_all(Ranges(view.channels, kEmptyRange));
+  if (view.channels == 1) return choose_all({range_of_all(Source(input, Source::Reads::rows))});
+  // One row of many channels gives the columns nothing to merge.
+  if (!has_long_runs(view) && view.outer > 1) return choose_all(ranges_of_columns(input, view));
+  choose_for_runs(Source(input, Source::Reads::rows), view, chosen);
 }
 
 std::tuple<Tensor, Tensor> choose_qparams_per_tensor_cpu(const Tensor& input, int64_t quant_min,
                                                          int64_t quant_max, bool symmetric) {
   check_choose_qparams(input, quant_min, quant_max, symmetric);
   auto qparams = new_qparams_per_tensor(input);
-  choose(input, per_tensor_view(input), quant_min, quant_max, symmetric, qparams);
+  const Tensor x = MemoryOrder(input).of(input);
+  choose(x, per_tensor_view(x), quant_min, quant_max, symmetric, qparams);
   return qparams;
 }
 
@@ -98,7 +141,9 @@ std::tuple<Tensor, Tensor> choose_qparams_per_channel_cpu(const Tensor& input, i
   check_choose_qparams(input, quant_min, quant_max, symmetric);
   axis = check_axis(input, axis);
   auto qparams = new_qparams_per_channel(input, axis);
-  choose(input, per_channel_view(input, axis), quant_min, quant_max, symmetric, qparams);
+  const MemoryOrder order(input);
+  const Tensor x = order.of(input);
+  choose(x, per_channel_view(x, order.of_axis(axis)), quant_min, quant_max, symmetric, qparams);
   return qparams;
 }
 

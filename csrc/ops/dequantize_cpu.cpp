@@ -1,6 +1,7 @@
 #include <torch/library.h>
 
 #include "channels.h"
+#include "memory_order.h"
 #include "outputs.h"
 #include "write_out.h"
 
@@ -9,20 +10,21 @@ namespace {
 
 void dequantize_into(const Tensor& x, const Tensor& input, const Tensor& scale,
                      const Tensor& zero_point, const ChannelView& view) {
-  const Tensor q = input.contiguous();
-  const ChannelParams params = read_params(scale, zero_point, view);
-  const auto& kernel = kernels_for(params.zero_point).dequantize;
-  const auto from = kernel_int(q.scalar_type());
+  const Source q(input, Source::Reads::rows_or_columns);
+  const Params params(scale, zero_point);
+  const auto& kernel = kernels_for(params).dequantize;
+  const auto from = kernel_int(input.scalar_type());
   const auto to = kernel_float(x.scalar_type());
   for_each_piece(
-      view, params,
-      [&](int64_t begin, int64_t end, float one_scale, int32_t zero) {
-        kernel.span(element(q, begin), from, mutable_element(x, begin), to, end - begin, one_scale,
-                    zero);
+      q, view, params,
+      [&](const void* data, const Runs& runs) {
+        const auto channels = params.from(runs.channel, 0, 0);
+        kernel.runs(data, from, mutable_element(x, runs.begin), to, runs.count, runs.size,
+                    channels.scale, channels.zero_point);
       },
-      [&](int64_t begin, int64_t end, const float* scales, const int32_t* zeros) {
-        kernel.columns(element(q, begin), from, mutable_element(x, begin), to, end - begin, scales,
-                       zeros);
+      [&](const void* data, int64_t begin, int64_t end, const float* scales,
+          const int32_t* zero_points) {
+        kernel.columns(data, from, mutable_element(x, begin), to, end - begin, scales, zero_points);
       });
 }
 
@@ -35,7 +37,7 @@ Tensor dequantize(const Tensor& input, const Tensor& scale, const Tensor& zero_p
 }
 
 void dequantize_out(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
-                    const ChannelView& view, ScalarType out_dtype, Tensor& out) {
+                    const ChannelView& view, ScalarType out_dtype, const Tensor& out) {
   check_dequantize(input, out_dtype);
   check_out(out, input, out_dtype);
   write_out(out, {input, scale, zero_point},
@@ -50,8 +52,10 @@ Tensor dequantize_per_tensor_cpu(const Tensor& input, const Tensor& scale, const
 
 void dequantize_per_tensor_out_cpu(const Tensor& input, const Tensor& scale,
                                    const Tensor& zero_point, ScalarType out_dtype, Tensor& out) {
-  dequantize_out(input, scale, zero_point, checked_per_tensor(input, scale, zero_point), out_dtype,
-                 out);
+  check_qparams_per_tensor(input, scale, zero_point);
+  const MemoryOrder order(input, out);
+  const Tensor q = order.of(input), x = order.of(out);
+  dequantize_out(q, scale, zero_point, per_tensor_view(q), out_dtype, x);
 }
 
 Tensor dequantize_per_channel_cpu(const Tensor& input, const Tensor& scale,
@@ -63,8 +67,11 @@ Tensor dequantize_per_channel_cpu(const Tensor& input, const Tensor& scale,
 void dequantize_per_channel_out_cpu(const Tensor& input, const Tensor& scale,
                                     const Tensor& zero_point, int64_t axis, ScalarType out_dtype,
                                     Tensor& out) {
-  dequantize_out(input, scale, zero_point, checked_per_channel(input, scale, zero_point, axis),
-                 out_dtype, out);
+  check_qparams_per_channel(input, scale, zero_point, axis);
+  const MemoryOrder order(input, out);
+  const Tensor q = order.of(input), x = order.of(out);
+  const ChannelView view = per_channel_view(q, order.of_axis(check_axis(input, axis)));
+  dequantize_out(q, scale, zero_point, view, out_dtype, x);
 }
 
 Tensor dequantize_per_group_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,

@@ -20,6 +20,10 @@ inline kernels::Int kernel_int(at::ScalarType dtype) {
   return kernels::Int::i8;
 }
 
+inline kernels::ChosenCodes chosen_codes(int64_t quant_min, int64_t quant_max, bool symmetric) {
+  return {static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), symmetric};
+}
+
 // The address of element `index` of a contiguous tensor.
 inline const void* element(const at::Tensor& tensor, int64_t index) {
   return static_cast<const char*>(tensor.const_data_ptr()) + index * tensor.element_size();

@@ -96,7 +96,8 @@ Tensor linear_static_cpu(const Tensor& input, const Tensor& input_scale,
       new_layer(input, packed_weight, weight_scale, weight_sum, bias, activation, out_dtype);
   const QParams from = read_qparams(input_scale, input_zero_point);
   const QParams to = output_scale ? read_qparams(*output_scale, *output_zero_point) : QParams{1, 0};
-  const kernels::MatmulKernels& kernel = kernels_for({from.zero_point, to.zero_point}).matmul;
+  const int32_t zero_points[] = {from.zero_point, to.zero_point};
+  const kernels::MatmulKernels& kernel = kernels_for(zero_points, 2).matmul;
 
   kernels::Epilogue epilogue = epilogue_of(layer);
   const int32_t shift = input.scalar_type() == at::kChar ? kernel.signed_offset : 0;

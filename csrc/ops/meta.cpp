@@ -96,14 +96,69 @@ Tensor dequantize_per_token_meta(const Tensor& input, const Tensor& scale, const
 std::tuple<Tensor, Tensor, Tensor> quantize_dynamic_per_tensor_meta(
     const Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric, ScalarType dtype) {
   check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
-  return std::tuple_cat(std::tuple{new_like(input, dtype)}, new_qparams_per_tensor(input));
+  return new_quantized(input, dtype, new_qparams_per_tensor(input));
 }
 
 std::tuple<Tensor, Tensor, Tensor> quantize_dynamic_per_token_meta(
     const Tensor& input, int64_t quant_min, int64_t quant_max, bool symmetric, ScalarType dtype) {
   check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
   check_min_dim(input, "input", 1);
-  return std::tuple_cat(std::tuple{new_like(input, dtype)}, new_qparams_per_token(input));
+  return new_quantized(input, dtype, new_qparams_per_token(input));
+}
+
+std::tuple<Tensor, Tensor, Tensor> quantize_dynamic_per_group_meta(
+    const Tensor& input, int64_t group_size, int64_t quant_min, int64_t quant_max, bool symmetric,
+    ScalarType dtype) {
+  check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
+  check_group_size(input, group_size);
+  return new_quantized(input, dtype, new_qparams_per_group(input, group_size));
+}
+
+Tensor fake_quantize_per_tensor_meta(const Tensor& input, const Tensor& scale,
+                                     const Tensor& zero_point, int64_t quant_min,
+                                     int64_t quant_max) {
+  check_fake_quantize(input, quant_min, quant_max);
+  check_qparams_per_tensor(input, scale, zero_point);
+  return new_like(input, input.scalar_type());
+}
+
+Tensor fake_quantize_per_channel_meta(const Tensor& input, const Tensor& scale,
+                                      const Tensor& zero_point, int64_t axis, int64_t quant_min,
+                                      int64_t quant_max) {
+  check_fake_quantize(input, quant_min, quant_max);
+  check_qparams_per_channel(input, scale, zero_point, axis);
+  return new_like(input, input.scalar_type());
+}
+
+void fake_quantize_per_tensor_out_meta(const Tensor& input, const Tensor& scale,
+                                       const Tensor& zero_point, int64_t quant_min,
+                                       int64_t quant_max, Tensor& out) {
+  check_out(out, fake_quantize_per_tensor_meta(input, scale, zero_point, quant_min, quant_max),
+            input.scalar_type());
+}
+
+void fake_quantize_per_channel_out_meta(const Tensor& input, const Tensor& scale,
+                                        const Tensor& zero_point, int64_t axis, int64_t quant_min,
+                                        int64_t quant_max, Tensor& out) {
+  check_out(out,
+            fake_quantize_per_channel_meta(input, scale, zero_point, axis, quant_min, quant_max),
+            input.scalar_type());
+}
+
+std::tuple<Tensor, Tensor> fake_quantize_per_tensor_backward_meta(
+    const Tensor& grad, const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+    int64_t quant_min, int64_t quant_max, bool scale_requires_grad) {
+  check_fake_quantize_backward(grad, input, quant_min, quant_max);
+  check_qparams_per_tensor(input, scale, zero_point);
+  return new_gradients(input, scale, scale_requires_grad);
+}
+
+std::tuple<Tensor, Tensor> fake_quantize_per_channel_backward_meta(
+    const Tensor& grad, const Tensor& input, const Tensor& scale, const Tensor& zero_point,
+    int64_t axis, int64_t quant_min, int64_t quant_max, bool scale_requires_grad) {
+  check_fake_quantize_backward(grad, input, quant_min, quant_max);
+  check_qparams_per_channel(input, scale, zero_point, axis);
+  return new_gradients(input, scale, scale_requires_grad);
 }
 
 void quantize_per_tensor_out_meta(const Tensor& input, const Tensor& scale,
@@ -234,6 +289,13 @@ TORCH_LIBRARY_IMPL(torchquant, Meta, m) {
   m.impl("dequantize_per_token", &dequantize_per_token_meta);
   m.impl("quantize_dynamic_per_tensor", &quantize_dynamic_per_tensor_meta);
   m.impl("quantize_dynamic_per_token", &quantize_dynamic_per_token_meta);
+  m.impl("quantize_dynamic_per_group", &quantize_dynamic_per_group_meta);
+  m.impl("fake_quantize_per_tensor", &fake_quantize_per_tensor_meta);
+  m.impl("fake_quantize_per_tensor.out", &fake_quantize_per_tensor_out_meta);
+  m.impl("fake_quantize_per_tensor_backward", &fake_quantize_per_tensor_backward_meta);
+  m.impl("fake_quantize_per_channel", &fake_quantize_per_channel_meta);
+  m.impl("fake_quantize_per_channel.out", &fake_quantize_per_channel_out_meta);
+  m.impl("fake_quantize_per_channel_backward", &fake_quantize_per_channel_backward_meta);
   m.impl("quantize_per_tensor.out", &quantize_per_tensor_out_meta);
   m.impl("dequantize_per_tensor.out", &dequantize_per_tensor_out_meta);
   m.impl("quantize_per_channel.out", &quantize_per_channel_out_meta);

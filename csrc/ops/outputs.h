@@ -38,6 +38,19 @@ inline std::tuple<Tensor, Tensor> new_qparams_per_token(const Tensor& input) {
   return new_qparams(input, token_shape(input));
 }
 
+inline std::tuple<Tensor, Tensor, Tensor> new_quantized(const Tensor& input, ScalarType dtype,
+                                                        const std::tuple<Tensor, Tensor>& qparams) {
+  return std::tuple_cat(std::tuple{new_like(input, dtype)}, qparams);
+}
+
+// Of fake_quantize's input and scale; the latter is empty where nobody asks for it.
+inline std::tuple<Tensor, Tensor> new_gradients(const Tensor& input, const Tensor& scale,
+                                                bool scale_requires_grad) {
+  const SymShape none = {0};
+  return {new_like(input, input.scalar_type()),
+          scale_requires_grad ? new_like(scale, at::kFloat) : new_tensor(scale, none, at::kFloat)};
+}
+
 // `out` is as the result would be: of this shape and dtype, at any strides.
 inline void check_out(const Tensor& out, const Tensor& input, ScalarType dtype) {
   const char* mend = "pass torch.empty_like(input, dtype=...), nothing is resized or converted";

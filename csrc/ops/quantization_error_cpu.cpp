@@ -9,32 +9,37 @@ namespace torchquant::ops {
 namespace {
 
 using kernels::ErrorSums;
-using kernels::kErrorBlock;
+using kernels::kSumBlock;
 
-template <class T>
-std::vector<ErrorSums> block_sums(const Tensor& original, const Tensor& approximation,
-                                  ErrorSums (*kernel)(const T*, const T*, int64_t)) {
-  const T* x = original.const_data_ptr<T>();
-  const T* y = approximation.const_data_ptr<T>();
-  const int64_t size = original.numel();
-  std::vector<ErrorSums> sums(at::divup(size, kErrorBlock));
-  at::parallel_for(0, sums.size(), kGrain / kErrorBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kErrorBlock;
-      sums[block] = kernel(x + first, y + first, std::min(kErrorBlock, size - first));
+// sums(x, y, count) of each block, which both sources hold in rows.
+template <class Sums>
+std::vector<ErrorSums> block_sums(const Tensor& original, const Tensor& approximation, Sums sums) {
+  const Source x(original, Source::Reads::rows), y(approximation, Source::Reads::rows);
+  std::vector<ErrorSums> blocks(at::divup(x.size(), kSumBlock));
+  at::parallel_for(0, blocks.size(), kGrain / kSumBlock, [&](int64_t from, int64_t to) {
+    Piece of_x, of_y;
+    for (int64_t block = from; block < to; ++block) {
+      const int64_t begin = block * kSumBlock, end = std::min(x.size(), begin + kSumBlock);
+      blocks[block] = sums(x.read(begin, end, of_x), y.read(begin, end, of_y), end - begin);
     }
   });
-  return sums;
+  return blocks;
 }
 
 std::vector<ErrorSums> block_sums(const Tensor& original, const Tensor& approximation) {
   const auto& error = kernels::active().error;
-  const bool wide = original.scalar_type() == at::kDouble ||  //
-                    approximation.scalar_type() == at::kDouble;
-  // float16 and bfloat16 are exact in float32, and float32 in float64.
-  const Tensor x = original.to(wide ? at::kDouble : at::kFloat).contiguous();
-  const Tensor y = approximation.to(wide ? at::kDouble : at::kFloat).contiguous();
-  return wide ? block_sums<double>(x, y, error.f64) : block_sums<float>(x, y, error.f32);
+  const ScalarType from = original.scalar_type(), to = approximation.scalar_type();
+  if (from != at::kDouble && to != at::kDouble) {
+    return block_sums(original, approximation, [&](const void* x, const void* y, int64_t n) {
+      return error.floats(x, kernel_float(from), y, kernel_float(to), n);
+    });
+  }
+  // What is narrower is exact in float64.
+  return block_sums(original.to(at::kDouble), approximation.to(at::kDouble),
+                    [&](const void* x, const void* y, int64_t n) {
+                      return error.doubles(static_cast<const double*>(x),
+                                           static_cast<const double*>(y), n);
+                    });
 }
 
 // Blocks are added in index order: the same bits for any number of threads.

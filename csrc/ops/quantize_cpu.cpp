@@ -1,6 +1,7 @@
 #include <torch/library.h>
 
 #include "channels.h"
+#include "memory_order.h"
 #include "outputs.h"
 #include "write_out.h"
 
@@ -10,22 +11,22 @@ namespace {
 void quantize_into(const Tensor& q, const Tensor& input, const Tensor& scale,
                    const Tensor& zero_point, const ChannelView& view, int64_t quant_min,
                    int64_t quant_max) {
-  const Tensor x = input.contiguous();
-  ChannelParams params = read_params(scale, zero_point, view);
-  for (float& value : params.scale) value = 1.0f / value;
-  const auto& kernel = kernels_for(params.zero_point).quantize;
-  const auto from = kernel_float(x.scalar_type());
+  const Source x(input, Source::Reads::rows_or_columns);
+  const Params params(scale, zero_point);
+  const auto& kernel = kernels_for(params).quantize;
+  const auto from = kernel_float(input.scalar_type());
   const auto to = kernel_int(q.scalar_type());
   const auto low = static_cast<int32_t>(quant_min), high = static_cast<int32_t>(quant_max);
   for_each_piece(
-      view, params,
-      [&](int64_t begin, int64_t end, float inv_scale, int32_t zero) {
-        kernel.span(element(x, begin), from, mutable_element(q, begin), to, end - begin,
-                    {inv_scale, zero, low, high});
+      x, view, params,
+      [&](const void* data, const Runs& runs) {
+        kernel.runs(data, from, mutable_element(q, runs.begin), to, runs.count, runs.size,
+                    params.from(runs.channel, low, high));
       },
-      [&](int64_t begin, int64_t end, const float* inv_scales, const int32_t* zeros) {
-        kernel.columns(element(x, begin), from, mutable_element(q, begin), to, end - begin,
-                       inv_scales, zeros, low, high);
+      [&](const void* data, int64_t begin, int64_t end, const float* scales,
+          const int32_t* zero_points) {
+        kernel.columns(data, from, mutable_element(q, begin), to, end - begin,
+                       {scales, zero_points, low, high});
       });
 }
 
@@ -39,7 +40,7 @@ Tensor quantize(const Tensor& input, const Tensor& scale, const Tensor& zero_poi
 
 void quantize_out(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                   const ChannelView& view, int64_t quant_min, int64_t quant_max, ScalarType dtype,
-                  Tensor& out) {
+                  const Tensor& out) {
   check_quantize(input, quant_min, quant_max, dtype);
   check_out(out, input, dtype);
   write_out(out, {input, scale, zero_point}, [&](const Tensor& q) {
@@ -56,8 +57,10 @@ Tensor quantize_per_tensor_cpu(const Tensor& input, const Tensor& scale, const T
 void quantize_per_tensor_out_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
                                  int64_t quant_min, int64_t quant_max, ScalarType dtype,
                                  Tensor& out) {
-  quantize_out(input, scale, zero_point, checked_per_tensor(input, scale, zero_point), quant_min,
-               quant_max, dtype, out);
+  check_qparams_per_tensor(input, scale, zero_point);
+  const MemoryOrder order(input, out);
+  const Tensor x = order.of(input), q = order.of(out);
+  quantize_out(x, scale, zero_point, per_tensor_view(x), quant_min, quant_max, dtype, q);
 }
 
 Tensor quantize_per_channel_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,
@@ -70,8 +73,11 @@ Tensor quantize_per_channel_cpu(const Tensor& input, const Tensor& scale, const 
 void quantize_per_channel_out_cpu(const Tensor& input, const Tensor& scale,
                                   const Tensor& zero_point, int64_t axis, int64_t quant_min,
                                   int64_t quant_max, ScalarType dtype, Tensor& out) {
-  quantize_out(input, scale, zero_point, checked_per_channel(input, scale, zero_point, axis),
-               quant_min, quant_max, dtype, out);
+  check_qparams_per_channel(input, scale, zero_point, axis);
+  const MemoryOrder order(input, out);
+  const Tensor x = order.of(input), q = order.of(out);
+  const ChannelView view = per_channel_view(x, order.of_axis(check_axis(input, axis)));
+  quantize_out(x, scale, zero_point, view, quant_min, quant_max, dtype, q);
 }
 
 Tensor quantize_per_group_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,

@@ -1,6 +1,7 @@
 #include <torch/library.h>
 
 #include "channels.h"
+#include "memory_order.h"
 #include "outputs.h"
 
 namespace torchquant::ops {
@@ -8,66 +9,95 @@ namespace {
 
 using Quantized = std::tuple<Tensor, Tensor, Tensor>;
 
-struct Codes {
-  int32_t quant_min;
-  int32_t quant_max;
-  bool symmetric;
+// Where the codes of a row go, and the parameters of its groups.
+struct Row {
+  const void* x;
+  void* q;
+  float* scale;
+  int32_t* zero_point;
+};
 
-  QParams choose(const Range& range) const {
-    return choose_for(range, quant_min, quant_max, symmetric);
-  }
-  kernels::QuantizeParams params(const QParams& chosen) const {
-    return {1.0f / chosen.scale, chosen.zero_point, quant_min, quant_max};
+struct RowQuantizer {
+  kernels::Float from;
+  kernels::Int to;
+  kernels::ChosenCodes codes;
+
+  // Groups that follow each other, `count` of n values each. They are read twice, the second time
+  // from cache. Chosen zero points lie in [quant_min, quant_max], so every kernel set takes them.
+  void operator()(const Row& row, int64_t count, int64_t n, std::vector<Range>& ranges) const {
+    const kernels::Kernels& set = kernels::active();
+    ranges.assign(count, kEmptyRange);
+    set.range.runs(row.x, from, count, n, ranges.data());
+    set.range.choose(ranges.data(), count, codes, row.scale, row.zero_point);
+    set.quantize.runs(row.x, from, row.q, to, count, n,
+                      {row.scale, row.zero_point, codes.quant_min, codes.quant_max});
   }
 };
 
-// Each row is chosen for and quantized while it is in cache. Chosen zero points lie in
-// [quant_min, quant_max], so that every set of kernels takes them.
+// Each row of `groups` groups is chosen for and quantized while it is in cache.
+Quantized quantize_rows(const Tensor& input, int64_t group_size, int64_t groups,
+                        const kernels::ChosenCodes& codes, const Quantized& result) {
+  const Source x(input, Source::Reads::rows);
+  const auto& [q, scale, zero_point] = result;
+  const RowQuantizer quantizer = {kernel_float(input.scalar_type()), kernel_int(q.scalar_type()),
+                                  codes};
+  auto* scales = scale.mutable_data_ptr<float>();
+  auto* zero_points = zero_point.mutable_data_ptr<int32_t>();
+  const int64_t size = input.size(-1), whole = size / group_size;
+  const int64_t grain = at::divup(kGrain, std::max<int64_t>(1, size));
+  at::parallel_for(0, row_count(input), grain, [&](int64_t begin, int64_t end) {
+    std::vector<Range> ranges;
+    for (int64_t m = begin; m < end; ++m) {
+      const auto row_from = [&](int64_t group) {
+        const int64_t i = m * size + group * group_size, channel = m * groups + group;
+        return Row{x.address(i), mutable_element(q, i), scales + channel, zero_points + channel};
+      };
+      if (whole > 0) quantizer(row_from(0), whole, group_size, ranges);
+      if (whole < groups) quantizer(row_from(whole), 1, size - whole * group_size, ranges);
+    }
+  });
+  return result;
+}
+
 Quantized quantize_dynamic_per_token_cpu(const Tensor& input, int64_t quant_min, int64_t quant_max,
                                          bool symmetric, ScalarType dtype) {
   check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
   check_min_dim(input, "input", 1);
-  const Tensor x = input.contiguous();
-  const Tensor q = new_like(input, dtype);
-  const auto [scale, zero_point] = new_qparams_per_token(input);
-  const Codes codes = {static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), symmetric};
-  const auto from = kernel_float(x.scalar_type());
-  const auto to = kernel_int(dtype);
-  const int64_t row = x.size(-1);
-  auto* scales = scale.mutable_data_ptr<float>();
-  auto* zero_points = zero_point.mutable_data_ptr<int32_t>();
-  const int64_t grain = at::divup(kGrain, std::max<int64_t>(1, row));
-  at::parallel_for(0, row_count(x), grain, [&](int64_t begin, int64_t end) {
-    const kernels::Kernels& set = kernels::active();
-    for (int64_t m = begin; m < end; ++m) {
-      const QParams chosen = codes.choose(set.range.span(element(x, m * row), from, row));
-      set.quantize.span(element(x, m * row), from, mutable_element(q, m * row), to, row,
-                        codes.params(chosen));
-      scales[m] = chosen.scale;
-      zero_points[m] = chosen.zero_point;
-    }
-  });
-  return {q, scale, zero_point};
+  return quantize_rows(input, std::max<int64_t>(1, input.size(-1)), 1,
+                       chosen_codes(quant_min, quant_max, symmetric),
+                       new_quantized(input, dtype, new_qparams_per_token(input)));
+}
+
+Quantized quantize_dynamic_per_group_cpu(const Tensor& input, int64_t group_size, int64_t quant_min,
+                                         int64_t quant_max, bool symmetric, ScalarType dtype) {
+  check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
+  check_group_size(input, group_size);
+  return quantize_rows(input, group_size, at::divup(input.size(-1), group_size),
+                       chosen_codes(quant_min, quant_max, symmetric),
+                       new_quantized(input, dtype, new_qparams_per_group(input, group_size)));
 }
 
 // The whole range is needed before the first code: two passes.
 Quantized quantize_dynamic_per_tensor_cpu(const Tensor& input, int64_t quant_min, int64_t quant_max,
                                           bool symmetric, ScalarType dtype) {
   check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
-  const Tensor x = input.contiguous();
-  const Tensor q = new_like(input, dtype);
-  const auto [scale, zero_point] = new_qparams_per_tensor(input);
-  const Codes codes = {static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), symmetric};
-  const auto from = kernel_float(x.scalar_type());
-  const auto to = kernel_int(dtype);
-  const QParams chosen = codes.choose(range_of_all(x));
-  at::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    kernels::active().quantize.span(element(x, begin), from, mutable_element(q, begin), to,
-                                    end - begin, codes.params(chosen));
-  });
-  *scale.mutable_data_ptr<float>() = chosen.scale;
-  *zero_point.mutable_data_ptr<int32_t>() = chosen.zero_point;
-  return {q, scale, zero_point};
+  const Quantized result = new_quantized(input, dtype, new_qparams_per_tensor(input));
+  const auto& [q, scale, zero_point] = result;
+  const Tensor in_order = MemoryOrder(input).of(input);
+  const Range range = range_of_all(Source(in_order, Source::Reads::rows));
+  const kernels::ChosenCodes codes = chosen_codes(quant_min, quant_max, symmetric);
+  auto* one_scale = scale.mutable_data_ptr<float>();
+  auto* one_zero_point = zero_point.mutable_data_ptr<int32_t>();
+  kernels::active().range.choose(&range, 1, codes, one_scale, one_zero_point);
+  const kernels::ChannelParams params = {one_scale, one_zero_point, codes.quant_min,
+                                         codes.quant_max};
+  const auto from = kernel_float(input.scalar_type());
+  for_each_stretch(Source(input, Source::Reads::rows_or_columns),
+                   [&](int64_t begin, int64_t end, const void* x) {
+                     kernels::active().quantize.runs(x, from, mutable_element(q, begin),
+                                                     kernel_int(dtype), 1, end - begin, params);
+                   });
+  return result;
 }
 
 }  // namespace
@@ -75,6 +105,7 @@ Quantized quantize_dynamic_per_tensor_cpu(const Tensor& input, int64_t quant_min
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
   m.impl("quantize_dynamic_per_tensor", &quantize_dynamic_per_tensor_cpu);
   m.impl("quantize_dynamic_per_token", &quantize_dynamic_per_token_cpu);
+  m.impl("quantize_dynamic_per_group", &quantize_dynamic_per_group_cpu);
 }
 
 }  // namespace torchquant::ops

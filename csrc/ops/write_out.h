@@ -11,7 +11,7 @@ namespace torchquant::ops {
 // Calls write(dense) with `out` itself, or where that has gaps or lies in another order, with a
 // dense tensor that is then copied into it. None of the inputs may share memory with it.
 template <class Write>
-void write_out(at::Tensor& out, std::initializer_list<at::Tensor> inputs, Write write) {
+void write_out(const at::Tensor& out, std::initializer_list<at::Tensor> inputs, Write write) {
   at::assert_no_internal_overlap(out);
   for (const at::Tensor& input : inputs) at::assert_no_overlap(out, input);
   if (out.is_contiguous()) return write(out);

@@ -2,14 +2,19 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
+#include <new>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
-#include "kernels/kernels.h"
-#include "math/half.h"
+#include "kernels/element.h"
 
 namespace torchquant::kernels {
 
@@ -45,30 +50,129 @@ inline CodeRange range_of(Int type) {
   return {-65536, 65535};
 }
 
-// Normal values with every kind of troublemaker among them, as bytes of `type`, behind one byte of
-// padding, so that nothing is aligned.
-inline std::vector<uint8_t> floats(Float type, int64_t count, uint32_t seed, bool finite = false) {
-  const float special[] = {0.0f,  -0.0f,  0.5f,    1.5f,   -2.5f,    1e-45f, -1e-38f,
-                           3e38f, -3e38f, 65504.f, 127.5f, INFINITY, NAN,    -INFINITY};
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, 30);
-  std::vector<uint8_t> bytes(1 + count * size_of(type));
-  for (int64_t i = 0; i < count; ++i) {
-    const bool pick = random() % 4 == 0;
-    const float value = pick ? special[random() % (finite ? 7 : 14)] : normal(random);
-    uint8_t* to = bytes.data() + 1 + i * size_of(type);
-    const uint16_t half = type == Float::f16 ? float_to_half(value) : float_to_bfloat16(value);
-    std::memcpy(to, type == Float::f32 ? static_cast<const void*>(&value) : &half, size_of(type));
+// Bytes that end at a page which nobody may touch: whoever reads or writes past them crashes. A gap
+// of one byte leaves no element of several bytes aligned, and is too small to hold one.
+class Fenced {
+ public:
+  template <class T>
+  explicit Fenced(const std::vector<T>& values, size_t gap = sizeof(T) > 1 ? 1 : 0)
+      : fence_(take_fence()), data_(fence_ - gap - values.size() * sizeof(T)) {
+    if (fence_ - data_ > kCapacity) throw std::length_error("more than Fenced holds");
+    if (!values.empty()) std::memcpy(data_, values.data(), values.size() * sizeof(T));
   }
-  return bytes;
+  ~Fenced() { unused_.push_back(fence_); }
+  Fenced(const Fenced&) = delete;
+  Fenced& operator=(const Fenced&) = delete;
+
+  void* data() { return data_; }
+  const void* data() const { return data_; }
+  template <class T>
+  T* as() {
+    return static_cast<T*>(data());
+  }
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data());
+  }
+
+ private:
+  static constexpr std::ptrdiff_t kCapacity = 1 << 20;
+
+  // Mapping takes longer than most kernels: what was mapped is used again.
+  static uint8_t* take_fence() {
+    if (unused_.empty()) {
+      const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+      void* mapped = mmap(nullptr, kCapacity + page, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (mapped == MAP_FAILED) throw std::bad_alloc();
+      auto* fence = static_cast<uint8_t*>(mapped) + kCapacity;
+      if (mprotect(fence, page, PROT_NONE) != 0) throw std::bad_alloc();
+      unused_.push_back(fence);
+    }
+    uint8_t* fence = unused_.back();
+    unused_.pop_back();
+    return fence;
+  }
+
+  static inline std::vector<uint8_t*> unused_;
+  uint8_t* fence_;
+  uint8_t* data_;
+};
+
+// Normal values with every kind of troublemaker among them, unaligned.
+inline Fenced floats(Float type, int64_t count, int64_t seed, bool finite = false) {
+  const float special[] = {0.0f,  -0.0f,  0.5f,    1.5f,   -2.5f,    1e-45f, -1e-38f,  3e-6f,
+                           3e38f, -3e38f, 65504.f, 127.5f, INFINITY, NAN,    -INFINITY};
+  std::mt19937 random(static_cast<uint32_t>(seed));
+  std::normal_distribution<float> normal(0, 30);
+  std::vector<uint8_t> bytes(count * size_of(type));
+  with_type(type, [&](auto element) {
+    for (int64_t i = 0; i < count; ++i) {
+      const bool pick = random() % 4 == 0;
+      const float value = pick ? special[random() % (finite ? 8 : 15)] : normal(random);
+      store(bytes.data(), i, from_float<decltype(element)>(value));
+    }
+  });
+  return Fenced(bytes, 1);
 }
 
-inline std::vector<uint8_t> random_bytes(int64_t count, uint32_t seed) {
-  std::mt19937 random(seed);
+inline float float_at(const void* values, Float type, int64_t i) {
+  float value = 0;
+  with_type(type, [&](auto element) { value = to_float(load<decltype(element)>(values, i)); });
+  return value;
+}
+
+inline std::vector<uint8_t> random_bytes(int64_t count, int64_t seed) {
+  std::mt19937 random(static_cast<uint32_t>(seed));
   std::vector<uint8_t> bytes(count);
   for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
   return bytes;
 }
+
+// Codes of any value, unaligned where they are wider than a byte.
+inline Fenced random_codes(Int type, int64_t count, int64_t seed) {
+  const auto size = static_cast<int64_t>(size_of(type));
+  return Fenced(random_bytes(count * size, seed), size > 1 ? 1 : 0);
+}
+
+// Parameters of channels, unaligned, with every kind of troublemaker among them: the inverse of
+// 2e-39 overflows, that of 3e-39 does not, and that of 3e38 is a denormal.
+class Channels {
+ public:
+  Channels(int64_t count, CodeRange codes, int64_t seed)
+      : codes_(codes), scale_(scales(count, seed)), zero_point_(zero_points(count, codes, seed)) {}
+  const float* scale() const { return scale_.as<float>(); }
+  const int32_t* zero_point() const { return zero_point_.as<int32_t>(); }
+  ChannelParams params() const { return {scale(), zero_point(), codes_.min, codes_.max}; }
+
+ private:
+  static std::vector<float> scales(int64_t count, int64_t seed) {
+    const float special[] = {1.0f,   0.5f,   -0.25f, 0.0f,  NAN,      INFINITY,
+                             1e-45f, 2e-39f, 3e-39f, 3e38f, -INFINITY};
+    std::mt19937 random(static_cast<uint32_t>(seed));
+    std::uniform_real_distribution<float> uniform(0.01f, 3.0f);
+    std::vector<float> scales(count);
+    for (float& scale : scales) {
+      scale = random() % 2 == 0 ? special[random() % std::size(special)] : uniform(random);
+    }
+    return scales;
+  }
+
+  static std::vector<int32_t> zero_points(int64_t count, CodeRange codes, int64_t seed) {
+    const int32_t special[] = {0, codes.min, codes.max, kVectorZeroPoint, -kVectorZeroPoint};
+    std::mt19937 random(static_cast<uint32_t>(seed + 1));
+    std::vector<int32_t> zero_points(count);
+    for (int32_t& zero_point : zero_points) {
+      zero_point = random() % 2 == 0 ? special[random() % std::size(special)]
+                                     : static_cast<int32_t>(random() % 600) - 300;
+    }
+    return zero_points;
+  }
+
+  CodeRange codes_;
+  Fenced scale_;
+  Fenced zero_point_;
+};
 
 // A buffer whose end is watched: whoever writes past the data changes the guard.
 class Guarded {
@@ -92,6 +196,33 @@ class Guarded {
   std::vector<uint8_t> bytes_;
 };
 
-inline constexpr int64_t kLongest = 129;  // two of the widest vectors and one
+// Whether call(kernels, out) writes the same `size` bytes for a set as for the scalar one, and none
+// around them.
+template <class Call>
+testing::AssertionResult writes_as_scalar(const Kernels& set, size_t size, Call call) {
+  Guarded ours(size), scalars(size);
+  call(set, ours.data());
+  call(scalar(), scalars.data());
+  if (!ours.intact()) return testing::AssertionFailure() << "wrote outside the output";
+  const auto a = ours.content(), b = scalars.content();
+  if (a == b) return testing::AssertionSuccess();
+  const auto first = std::mismatch(a.begin(), a.end(), b.begin()).first - a.begin();
+  return testing::AssertionFailure() << "byte " << first << " of " << size << " differs";
+}
+
+// Which NaN a sum of several is depends on the order of the operands.
+inline bool is_same_sum(double a, double b) {
+  return std::isnan(a) ? std::isnan(b) : std::memcmp(&a, &b, sizeof(a)) == 0;
+}
+
+inline constexpr int64_t kLongest = 129;  // two of the widest steps and one
+inline constexpr int64_t kRuns = 3;
+
+// The lengths of blocks to sum up.
+inline std::vector<int64_t> block_lengths() {
+  std::vector<int64_t> lengths = {kSumBlock - 1, kSumBlock};
+  for (int64_t n = 0; n <= kLongest; ++n) lengths.push_back(n);
+  return lengths;
+}
 
 }  // namespace torchquant::kernels

@@ -41,6 +41,54 @@ TEST(Dequantize, SubtractsExactlyBeforeItRounds) {
   EXPECT_EQ(dequantize_value(16777217, 1, 1.0f), 16777216.0f);
 }
 
+void expect_slope(const FakeQuantizeSlope& slope, bool inside, float wanted) {
+  EXPECT_EQ(slope.inside, inside);
+  EXPECT_EQ(slope.slope, wanted);
+}
+
+TEST(FakeQuantizeSlope, IsWhatRoundingAddsInside) {
+  expect_slope(fake_quantize_slope(1.25f, 1.0f, 3, 0, 255), true, -0.25f);
+  expect_slope(fake_quantize_slope(1.5f, 1.0f, -7, -128, 127), true, 0.5f);
+  expect_slope(fake_quantize_slope(-2.5f, 1.0f, 0, -128, 127), true, 0.5f);
+  expect_slope(fake_quantize_slope(3.0f, 2.0f, 0, -128, 127), true, 0.0f);
+}
+
+TEST(FakeQuantizeSlope, IsTheDistanceOfTheBoundFromTheZeroPointOutside) {
+  expect_slope(fake_quantize_slope(300.0f, 1.0f, 3, 0, 255), false, 252.0f);
+  expect_slope(fake_quantize_slope(-4.0f, 1.0f, 3, 0, 255), false, -3.0f);
+  expect_slope(fake_quantize_slope(INFINITY, 1.0f, -5, -128, 127), false, 132.0f);
+  expect_slope(fake_quantize_slope(-INFINITY, 1.0f, -5, -128, 127), false, -123.0f);
+}
+
+TEST(FakeQuantizeSlope, ACodeIsInsideWhereItRoundsToABound) {
+  expect_slope(fake_quantize_slope(-128.5f, 1.0f, 0, -128, 127), true, 0.5f);
+  expect_slope(fake_quantize_slope(127.25f, 1.0f, 0, -128, 127), true, -0.25f);
+  expect_slope(fake_quantize_slope(127.5f, 1.0f, 0, -128, 127), false, 127.0f);
+}
+
+TEST(FakeQuantizeSlope, IsNothingForNan) {
+  expect_slope(fake_quantize_slope(NAN, 1.0f, 0, -128, 127), false, 0.0f);
+  expect_slope(fake_quantize_slope(1.0f, NAN, 0, -128, 127), false, 0.0f);
+  expect_slope(fake_quantize_slope(0.0f, INFINITY, 0, -128, 127), false, 0.0f);
+}
+
+TEST(FakeQuantizeSlope, ExtremeZeroPointsDoNotOverflow) {
+  expect_slope(fake_quantize_slope(0.0f, 1.0f, INT_MAX, -128, 127), false, -2147483520.0f);
+  expect_slope(fake_quantize_slope(0.0f, 1.0f, INT_MIN, -128, 127), false, 2147483520.0f);
+  expect_slope(fake_quantize_slope(-0x1p31f, 1.0f, INT_MAX, -128, 127), true, 0.0f);
+}
+
+// Outside, the result is slope * scale, so that is what quantizing and dequantizing must give.
+TEST(FakeQuantizeSlope, AgreesWithQuantizingAndDequantizing) {
+  for (float x = -200.0f; x <= 200.0f; x += 0.125f) {
+    const FakeQuantizeSlope at_x = fake_quantize_slope(x, 2.0f, 10, -128, 127);
+    const int32_t q = quantize_value(x, 2.0f, 10, -128, 127);
+    const float steps = dequantize_value(q, 10, 1.0f);
+    EXPECT_EQ(at_x.slope, at_x.inside ? steps - x * 2.0f : steps) << x;
+    EXPECT_EQ(at_x.inside, rintf(x * 2.0f) + 10 == q) << x;
+  }
+}
+
 Range range_of(float low, float high) {
   return merge({low, low, bits_of(low) & 0x7fffffff}, {high, high, bits_of(high) & 0x7fffffff});
 }

@@ -1,4 +1,4 @@
-// Packing, bit packing and the matmul kernels, against plain loops over int64.
+// Packing and the matmul kernels, against plain loops over int64.
 #include "kernel_sets.h"
 
 namespace torchquant::kernels {
@@ -309,14 +309,22 @@ std::vector<int32_t> padded_codes(const std::vector<uint8_t>& codes) {
   return padded;
 }
 
+std::vector<uint8_t> row_codes(const Fenced& x, Float type, int64_t k, const QParams& row) {
+  std::vector<uint8_t> codes(k);
+  scalar().quantize.runs(x.data(), type, codes.data(), Int::u8, 1, k,
+                         {&row.scale, &row.zero_point, 0, 255});
+  return codes;
+}
+
 TEST_P(EverySetMatmul, QuantizesRowsAsTheContractSays) {
-  const QuantizeParams params = {0.37f, 77, 0, 255};
+  const QParams row = {2.7f, 77};
   for (const Float type : kFloats) {
     for (int64_t k = 0; k <= kLongest; ++k) {
-      const auto x = floats(type, k, static_cast<uint32_t>(k));
-      std::vector<uint8_t> expected(k), prepared(1 + row_bytes(set(), k));
-      scalar().quantize.span(x.data() + 1, type, expected.data(), Int::u8, k, params);
-      set().matmul.quantize_row(x.data() + 1, type, k, params, prepared.data() + 1);
+      const Fenced x = floats(type, k, k);
+      const auto expected = row_codes(x, type, k, row);
+      std::vector<uint8_t> prepared(1 + row_bytes(set(), k));
+      set().matmul.quantize_row(x.data(), type, k, {1.0f / row.scale, row.zero_point, 0, 255},
+                                prepared.data() + 1);
       ASSERT_EQ(codes_of(set(), prepared, k), padded_codes(expected));
     }
   }
@@ -326,13 +334,11 @@ TEST_P(EverySetMatmul, QuantizesTokensByTheirOwnRange) {
   for (const Float type : kFloats) {
     for (const bool finite : {true, false}) {
       for (int64_t k = 0; k <= kLongest; ++k) {
-        const auto x = floats(type, k, static_cast<uint32_t>(k), finite);
-        const QParams wanted = affine_qparams(scalar().range.span(x.data() + 1, type, k), 0, 255);
-        std::vector<uint8_t> expected(k), prepared(1 + row_bytes(set(), k));
-        scalar().quantize.span(x.data() + 1, type, expected.data(), Int::u8, k,
-                               {1.0f / wanted.scale, wanted.zero_point, 0, 255});
-        const QParams chosen =
-            set().matmul.quantize_token(x.data() + 1, type, k, prepared.data() + 1);
+        const Fenced x = floats(type, k, k, finite);
+        const QParams wanted = affine_qparams(scalar().range.span(x.data(), type, k), 0, 255);
+        const auto expected = row_codes(x, type, k, wanted);
+        std::vector<uint8_t> prepared(1 + row_bytes(set(), k));
+        const QParams chosen = set().matmul.quantize_token(x.data(), type, k, prepared.data() + 1);
         ASSERT_EQ(bits_of(chosen.scale), bits_of(wanted.scale));
         ASSERT_EQ(chosen.zero_point, wanted.zero_point);
         ASSERT_EQ(codes_of(set(), prepared, k), padded_codes(expected));
@@ -345,15 +351,17 @@ TEST_P(EverySetMatmul, QuantizesTokensByTheirOwnRange) {
 TEST_P(EverySetMatmul, PacksEveryLayoutAsScalarDoes) {
   for (const int64_t columns : {1, 7, 15, 16, 17, 50, 64}) {
     for (int64_t k = 0; k <= kLongest + 20; ++k) {
-      const auto weight = signed_bytes(3 * (k + 5) * (columns + 5), 9);
+      const auto bytes = signed_bytes(3 * (k + 5) * (columns + 5), 9);
       const int64_t layouts[][2] = {{k + 3, 1}, {1, columns + 2}, {2, 2 * columns + 1}};
       for (const auto [column_stride, k_stride] : layouts) {
+        const int64_t extent = k == 0 ? 0 : (columns - 1) * column_stride + (k - 1) * k_stride + 1;
+        const Fenced weight(std::vector<int8_t>(bytes.begin(), bytes.begin() + extent));
         for (const uint8_t flip : {UINT8_C(0), UINT8_C(128)}) {
           const int64_t size = divide_up(k, kQuad) * kQuad * divide_up(columns, kPanel) * kPanel;
           Guarded ours(size), wanted(size);
-          set().pack.pack(weight.data(), column_stride, k_stride, columns, k, flip,
+          set().pack.pack(weight.as<int8_t>(), column_stride, k_stride, columns, k, flip,
                           static_cast<int8_t*>(ours.data()));
-          scalar().pack.pack(weight.data(), column_stride, k_stride, columns, k, flip,
+          scalar().pack.pack(weight.as<int8_t>(), column_stride, k_stride, columns, k, flip,
                              static_cast<int8_t*>(wanted.data()));
           ASSERT_TRUE(ours.intact());
           ASSERT_EQ(ours.content(), wanted.content()) << columns << " columns of " << k;
@@ -388,35 +396,6 @@ TEST_P(EverySetMatmul, UnpacksWhatItPacked) {
       ASSERT_EQ(back, weight);
     }
   }
-}
-
-TEST_P(EverySetMatmul, PackedBitsAreDenseAndComeBack) {
-  for (int bits = 2; bits <= 8; ++bits) {
-    for (int64_t n = 0; n <= kLongest; ++n) {
-      auto codes = random_bytes(n, static_cast<uint32_t>(n));
-      for (uint8_t& code : codes) code = static_cast<uint8_t>(code & ((1 << bits) - 1));
-      ASSERT_TRUE(set().bits.fit(codes.data(), false, n, bits));
-      Guarded packed(divide_up(n * bits, 8));
-      set().bits.pack(codes.data(), n, bits, packed.data());
-      ASSERT_TRUE(packed.intact());
-      const auto bytes = packed.content();
-      for (int64_t bit = 0; bit < n * bits; ++bit) {
-        const int ours = bytes[bit / 8] >> (bit % 8) & 1;
-        ASSERT_EQ(ours, codes[bit / bits] >> (bit % bits) & 1) << "bit " << bit;
-      }
-      Guarded back(n);
-      set().bits.unpack(packed.data(), false, n, bits, back.data());
-      ASSERT_EQ(back.content(), codes);
-      ASSERT_TRUE(back.intact());
-    }
-  }
-}
-
-TEST_P(EverySetMatmul, CodesThatDoNotFitAreFound) {
-  const int8_t codes[] = {-8, 7, 8};
-  EXPECT_TRUE(set().bits.fit(codes, true, 2, 4));
-  EXPECT_FALSE(set().bits.fit(codes, true, 3, 4));
-  EXPECT_FALSE(set().bits.fit(codes, false, 1, 4));
 }
 
 }  // namespace

@@ -1,0 +1,11 @@
+#include "simd_avx2.h"
+// Simd first: the kernels are written in it.
+#include "fake_quantize_simd.h"
+
+namespace torchquant::kernels {
+
+const FakeQuantizeKernels fake_quantize_avx2 = {fake_quantize_runs, fake_quantize_columns,
+                                                backward_runs,      backward_columns,
+                                                slope_block,        slope_columns};
+
+}  // namespace torchquant::kernels
