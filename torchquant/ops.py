@@ -2,7 +2,8 @@
 
 Everywhere ``real = scale * (q - zero_point)``, scale float32 and zero_point int32, q in
 [quant_min, quant_max] within [-65536, 65535]. *Float* means float32, float16 or bfloat16. Results
-are fresh, contiguous and without gradient. Wrong arguments raise RuntimeError.
+are fresh, contiguous and, but for fake_quantize's, without gradient. Inputs may have any strides;
+docs/performance.md says which are read in place. Wrong arguments raise RuntimeError.
 
 ======================  ==========================================  ==================
 granularity             scale and zero_point                        of an input
@@ -242,6 +243,29 @@ def quantize_dynamic_per_token(
     return result
 
 
+def quantize_dynamic_per_group(
+    input: Tensor,
+    group_size: int,
+    quant_min: int,
+    quant_max: int,
+    symmetric: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`choose_qparams_per_group` and :func:`quantize_per_group`, in one pass over memory.
+
+    Returns:
+        Codes of the shape of input, of ``dtype``; scale and zero_point
+        ``[..., ceil(K / group_size)]``.
+
+    Raises:
+        RuntimeError: what either of the two would raise.
+    """
+    result: tuple[Tensor, Tensor, Tensor] = _ops.quantize_dynamic_per_group(
+        input, group_size, quant_min, quant_max, symmetric, dtype
+    )
+    return result
+
+
 def dequantize_per_tensor(
     input: Tensor,
     scale: Tensor,
@@ -331,6 +355,130 @@ def dequantize_per_token(
         _ops.dequantize_per_token.out(input, scale, zero_point, out_dtype=out_dtype, out=out)
         return out
     result: Tensor = _ops.dequantize_per_token(input, scale, zero_point, out_dtype=out_dtype)
+    return result
+
+
+def fake_quantize_per_tensor(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    quant_min: int,
+    quant_max: int,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Quantize and dequantize at once, with a gradient, for quantization-aware training.
+
+    ``y = scale * (q - zero_point)`` with ``q = clamp(rint(v) + zero_point, quant_min, quant_max)``
+    and ``v = input * (1 / scale)``: the bits of :func:`quantize_per_tensor` and
+    :func:`dequantize_per_tensor`. Its derivative takes rint for the identity:
+
+    ==================================  ===========  ========================
+    where ``rint(v) + zero_point`` is   by input     by scale
+    ==================================  ===========  ========================
+    within [quant_min, quant_max]       1            ``rint(v) - v``
+    below                               0            ``quant_min - zero_point``
+    above                               0            ``quant_max - zero_point``
+    ==================================  ===========  ========================
+
+    NaN has no gradient. That of the scale (LSQ, Esser et al. 2020, without its factor) is computed
+    where the scale requires one, summed in float64. There is no second derivative.
+
+    Args:
+        input: Float tensor of any shape.
+        scale: float32, one element.
+        zero_point: int32, one element.
+        quant_min: Least code.
+        quant_max: Greatest code, above quant_min.
+        out: Tensor of the shape and dtype of the result to write into, instead of a fresh one;
+            gives no gradient.
+
+    Returns:
+        A tensor of the shape and dtype of input.
+
+    Raises:
+        RuntimeError: input is not float, quant_min and quant_max do not form a range, scale or
+            zero_point are not float32 and int32 of one element, or out does not fit, shares memory
+            with an argument, or is given where a gradient is required.
+    """
+    if out is not None:
+        _ops.fake_quantize_per_tensor.out(input, scale, zero_point, quant_min, quant_max, out=out)
+        return out
+    result: Tensor = _ops.fake_quantize_per_tensor(input, scale, zero_point, quant_min, quant_max)
+    return result
+
+
+def fake_quantize_per_channel(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    axis: int,
+    quant_min: int,
+    quant_max: int,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """:func:`fake_quantize_per_tensor` with scale and zero_point ``[C]``, for slices of axis."""
+    if out is not None:
+        _ops.fake_quantize_per_channel.out(
+            input, scale, zero_point, axis, quant_min, quant_max, out=out
+        )
+        return out
+    result: Tensor = _ops.fake_quantize_per_channel(
+        input, scale, zero_point, axis, quant_min, quant_max
+    )
+    return result
+
+
+def fake_quantize_per_tensor_backward(
+    grad: Tensor,
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    quant_min: int,
+    quant_max: int,
+    scale_requires_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of :func:`fake_quantize_per_tensor`, which autograd calls.
+
+    The sum for the scale goes over blocks of 4096 elements of 16 lanes each, in float64, in their
+    order: the same bits for any number of threads.
+
+    Args:
+        grad: Gradient of the result, of the shape and dtype of input.
+        input: What was fake-quantized.
+        scale: As it was.
+        zero_point: As it was.
+        quant_min: As it was.
+        quant_max: As it was.
+        scale_requires_grad: Whether the gradient of the scale is wanted.
+
+    Returns:
+        The gradient of input, and that of scale, float32 of its shape; ``[0]`` where not wanted.
+
+    Raises:
+        RuntimeError: grad is not as input, or what the operator would raise.
+    """
+    result: tuple[Tensor, Tensor] = _ops.fake_quantize_per_tensor_backward(
+        grad, input, scale, zero_point, quant_min, quant_max, scale_requires_grad
+    )
+    return result
+
+
+def fake_quantize_per_channel_backward(
+    grad: Tensor,
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    axis: int,
+    quant_min: int,
+    quant_max: int,
+    scale_requires_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """:func:`fake_quantize_per_tensor_backward` with scale and zero_point ``[C]``."""
+    result: tuple[Tensor, Tensor] = _ops.fake_quantize_per_channel_backward(
+        grad, input, scale, zero_point, axis, quant_min, quant_max, scale_requires_grad
+    )
     return result
 
 
