@@ -81,13 +81,14 @@ void for_each_block(const BlockSums& sums, int64_t channel_size, Visit visit) {
                    });
 }
 
-// Each channel is one run.
+// The elements of each channel follow each other.
 void sum_runs(const Backward& b, BlockSums& sums) {
   const Source x(b.x, Source::Reads::rows);
-  for_each_block(sums, b.view.inner, [&](int64_t channel, int64_t block) {
+  const int64_t size = b.view.outer * b.view.inner;
+  for_each_block(sums, size, [&](int64_t channel, int64_t block) {
     Piece piece;
-    const int64_t begin = channel * b.view.inner + block * kSumBlock;
-    const int64_t end = std::min((channel + 1) * b.view.inner, begin + kSumBlock);
+    const int64_t begin = channel * size + block * kSumBlock;
+    const int64_t end = std::min((channel + 1) * size, begin + kSumBlock);
     sums.at(block, channel) = b.kernel.slope_block(b.at(begin, x.read(begin, end, piece)),
                                                    end - begin, b.params_from(channel));
   });
