@@ -244,6 +244,19 @@ def quantize_dynamic_per_token(
     return quantize_per_token(input, *qparams, quant_min, quant_max, dtype), *qparams
 
 
+def quantize_dynamic_per_group(
+    input: Tensor,
+    group_size: int,
+    quant_min: int,
+    quant_max: int,
+    symmetric: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    qparams = choose_qparams_per_group(input, group_size, quant_min, quant_max, symmetric)
+    codes = quantize_per_group(input, *qparams, group_size, quant_min, quant_max, dtype)
+    return codes, *qparams
+
+
 # dequantize
 
 
@@ -334,6 +347,100 @@ def quantization_error(original: Tensor, approximation: Tensor) -> Tensor:
     return torch.tensor(
         [max_error, absolute / exact.size, noise / exact.size, snr_db], dtype=torch.float64
     )
+
+
+# fake_quantize
+
+
+def _fake_quantized(
+    input: Tensor, scale: Array, zero_point: Array, quant_min: int, quant_max: int
+) -> Tensor:
+    codes = _quantized(input, scale, zero_point, quant_min, quant_max, torch.int32)
+    return _dequantized(codes, scale, zero_point, input.dtype)
+
+
+def fake_quantize_per_tensor(
+    input: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int
+) -> Tensor:
+    one = _float32(scale).reshape(()), _int64(zero_point).reshape(())
+    return _fake_quantized(input, *one, quant_min, quant_max)
+
+
+def fake_quantize_per_channel(
+    input: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int, quant_max: int
+) -> Tensor:
+    each = _along(_float32(scale), axis, input.ndim), _along(_int64(zero_point), axis, input.ndim)
+    return _fake_quantized(input, *each, quant_min, quant_max)
+
+
+def _slopes(
+    x: Array, scale: Array, zero_point: Array, quant_min: int, quant_max: int
+) -> tuple[Array, Array]:
+    """Where the gradient of x passes, and the float32 derivative by the scale."""
+    with np.errstate(all="ignore"):
+        value = x * (np.float32(1) / scale)
+        rounded = np.rint(value)
+        slope = rounded - value
+        assert slope.dtype == np.float32
+        code = rounded.astype(np.float64) + zero_point
+        nan, below, above = np.isnan(value), code < quant_min, code > quant_max
+        slope = np.where(below, (quant_min - zero_point).astype(np.float32), slope)
+        slope = np.where(above, (quant_max - zero_point).astype(np.float32), slope)
+    return ~(nan | below | above), np.where(nan, np.float32(0), slope)
+
+
+def _gradient_of_channels(grad: Array, slope: Array, axis: int) -> Array:
+    """float32 [C]: the products of each slice of axis, summed in the order of their indices."""
+    with np.errstate(all="ignore"):
+        products = grad.astype(np.float64) * slope.astype(np.float64)
+        channels = np.moveaxis(products, axis, 0)
+        count = channels.shape[0]
+        rows = channels.reshape(count, -1) if channels.size else np.zeros((count, 0))
+        sums = np.array([_sum_in_blocks(row) for row in rows], np.float64)
+        return sums.astype(np.float32)
+
+
+def fake_quantize_per_channel_backward(
+    grad: Tensor,
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    axis: int,
+    quant_min: int,
+    quant_max: int,
+    scale_requires_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    each = _along(_float32(scale), axis, input.ndim), _along(_int64(zero_point), axis, input.ndim)
+    inside, slope = _slopes(_float32(input), *each, quant_min, quant_max)
+    gradient = np.where(inside, _float32(grad), np.float32(0))
+    of_input = torch.from_numpy(np.ascontiguousarray(gradient)).reshape(input.shape).to(input.dtype)
+    if not scale_requires_grad:
+        return of_input, torch.empty(0)
+    return of_input, torch.from_numpy(_gradient_of_channels(_float32(grad), slope, axis))
+
+
+def fake_quantize_per_tensor_backward(
+    grad: Tensor,
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    quant_min: int,
+    quant_max: int,
+    scale_requires_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    of_input, of_scale = fake_quantize_per_channel_backward(
+        grad.reshape(1, -1),
+        input.reshape(1, -1),
+        scale.reshape(1),
+        zero_point.reshape(1),
+        0,
+        quant_min,
+        quant_max,
+        scale_requires_grad,
+    )
+    if scale_requires_grad:
+        of_scale = of_scale.reshape(scale.shape)
+    return of_input.reshape(input.shape), of_scale
 
 
 # pack_bits

@@ -374,6 +374,22 @@ def dequantize(*right: int, **more: Any) -> Arguments:
     return {"input": zeros(2, 3, dtype=I8), **qparams_of(*right), **more}
 
 
+def fake_quantize(*right: int, **more: Any) -> Arguments:
+    return {"input": zeros(2, 3), **qparams_of(*right), "quant_min": -128, "quant_max": 127, **more}
+
+
+def backward(*right: int, **more: Any) -> Arguments:
+    return {"grad": zeros(2, 3), **fake_quantize(*right, **more), "scale_requires_grad": True}
+
+
+GRAD = [
+    *none("grad"),
+    dtype_of("grad", zeros(2, 3, dtype=F16), F32),
+    dtype_of("grad", zeros(2, 3, dtype=I32), F32),
+    *(shape_of("grad", zeros(*s), [2, 3], "that of input") for s in [(), (6,), (3, 2), (2, 1)]),
+    device_of("grad", zeros(2, 3), "input"),
+]
+
 PACKED = zeros(1, 2, 16, 4, dtype=I8)
 DEEP_PACKED = zeros(1, 16449, 16, 4, dtype=I8)
 ONE_TOO_MANY = {"out_features": 17}
@@ -438,6 +454,10 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
         choose(dtype=I8),
         [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *SYMMETRIC, *DTYPE],
     ),
+    "quantize_dynamic_per_group": (
+        choose(group_size=2, dtype=I8),
+        [*FLOAT_INPUT, few_dims("input", zeros()), *GROUP_SIZE, *RANGE, *SYMMETRIC, *DTYPE],
+    ),
     "quantize_per_token": (
         quantize(2, 1),
         [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *DTYPE, *PER_TOKEN],
@@ -454,6 +474,29 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     "dequantize_per_token": (
         dequantize(2, 1),
         [*CODE_INPUT, few_dims("input", zeros(dtype=I8)), *PER_TOKEN],
+    ),
+    "fake_quantize_per_tensor": (
+        fake_quantize(),
+        [*none("input"), *FLOAT_INPUT, *RANGE, *PER_TENSOR],
+    ),
+    "fake_quantize_per_channel": (
+        fake_quantize(2, axis=0),
+        [
+            *none("input"),
+            *FLOAT_INPUT,
+            few_dims("input", zeros()),
+            *AXIS,
+            *RANGE,
+            *PER_CHANNEL,
+        ],
+    ),
+    "fake_quantize_per_tensor_backward": (
+        backward(),
+        [*none("input"), *FLOAT_INPUT, *RANGE, *PER_TENSOR, *GRAD],
+    ),
+    "fake_quantize_per_channel_backward": (
+        backward(2, axis=0),
+        [*none("input"), *FLOAT_INPUT, *AXIS, *RANGE, *PER_CHANNEL, *GRAD],
     ),
     "quantization_error": (
         {"original": zeros(2, 3), "approximation": zeros(2, 3)},

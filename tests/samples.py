@@ -189,6 +189,63 @@ def _quantize_dynamic_per_token() -> list[Sample]:
     ]
 
 
+def _quantize_dynamic_per_group() -> list[Sample]:
+    return [
+        Sample("short-last-group", (floats(3, 5, 70), 32, 0, 255, False, U8)),
+        Sample("symmetric-half", (floats(6, 40, dtype=F16), 8, -8, 7, True, I8)),
+        Sample("one-row-one-group", (floats(70, dtype=BF16), 1000, -8, 7, False, I16)),
+        Sample("transposed", (floats(21, 40).t(), 4, 0, 255, False, I32)),
+        Sample("no-groups", (floats(3, 0), 32, 0, 255, False, U8)),
+    ]
+
+
+def _fake_quantize_per_tensor() -> list[Sample]:
+    scale, zero = torch.tensor(0.037), torch.tensor(3, dtype=I32)
+    return [
+        Sample("8-bit", (floats(9, 13), scale, zero, -128, 127)),
+        Sample("transposed", (floats(33, 6).t(), scale, zero, 0, 255)),
+        Sample("4-bit-bfloat16", (floats(2, 3, 41, dtype=BF16), scale[None], zero[None], -8, 7)),
+        Sample("16-bit-half", (floats(50, dtype=F16), scale, zero, 0, 65535)),
+        Sample("0-dim", (torch.tensor(0.1), scale, zero, -8, 7)),
+        Sample("empty", (floats(2, 0), scale, zero, -8, 7)),
+    ]
+
+
+def _fake_quantize_per_channel() -> list[Sample]:
+    def qparams(channels: int) -> tuple[Tensor, Tensor]:
+        return scales(channels), zero_points(channels)
+
+    return [
+        Sample("first-axis", (floats(5, 67), *qparams(5), 0, -128, 127)),
+        Sample("middle-axis", (floats(2, 19, 7), *qparams(19), 1, 0, 255)),
+        Sample("last-axis-half", (floats(3, 35, dtype=F16), *qparams(35), -1, -128, 127)),
+        Sample("middle-axis-bfloat16", (floats(2, 5, 33, dtype=BF16), *qparams(5), 1, -8, 7)),
+        Sample("transposed", (floats(21, 40).t(), *qparams(40), 0, 0, 15)),
+        Sample("empty", (floats(4, 0), *qparams(4), 0, -8, 7)),
+    ]
+
+
+def _backward(forward: list[Sample]) -> list[Sample]:
+    """The gradient is laid out as the input, but for the transposed ones."""
+    return [
+        Sample(
+            f"{sample}-{'and-scale' if asked else 'alone'}",
+            (floats(*x.shape, seed=1, dtype=x.dtype), *sample.arguments, asked),
+        )
+        for sample in forward
+        for x in sample.arguments[:1]
+        for asked in (True, False)
+    ]
+
+
+def _fake_quantize_per_tensor_backward() -> list[Sample]:
+    return _backward(_fake_quantize_per_tensor())
+
+
+def _fake_quantize_per_channel_backward() -> list[Sample]:
+    return _backward(_fake_quantize_per_channel())
+
+
 def _dequantize_per_tensor() -> list[Sample]:
     scale, zero = torch.tensor(0.037), torch.tensor(3, dtype=I32)
     return [
@@ -367,10 +424,15 @@ _SAMPLES = {
     "quantize_per_token": _quantize_per_token,
     "quantize_dynamic_per_tensor": _quantize_dynamic_per_tensor,
     "quantize_dynamic_per_token": _quantize_dynamic_per_token,
+    "quantize_dynamic_per_group": _quantize_dynamic_per_group,
     "dequantize_per_tensor": _dequantize_per_tensor,
     "dequantize_per_channel": _dequantize_per_channel,
     "dequantize_per_group": _dequantize_per_group,
     "dequantize_per_token": _dequantize_per_token,
+    "fake_quantize_per_tensor": _fake_quantize_per_tensor,
+    "fake_quantize_per_channel": _fake_quantize_per_channel,
+    "fake_quantize_per_tensor_backward": _fake_quantize_per_tensor_backward,
+    "fake_quantize_per_channel_backward": _fake_quantize_per_channel_backward,
     "quantization_error": _quantization_error,
     "pack_bits": _pack_bits,
     "unpack_bits": _unpack_bits,

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from torchquant import ops
 
-NAMES = tuple(
-    f"{verb}_per_{granularity}"
-    for verb in ("quantize", "dequantize")
-    for granularity in ("tensor", "channel", "group", "token")
+NAMES = (
+    *(
+        f"{verb}_per_{granularity}"
+        for verb in ("quantize", "dequantize")
+        for granularity in ("tensor", "channel", "group", "token")
+    ),
+    "fake_quantize_per_tensor",
+    "fake_quantize_per_channel",
 )
 CASES = [
     pytest.param(name, sample, id=f"{name}-{sample}") for name in NAMES for sample in samples(name)
@@ -112,6 +116,15 @@ def test_autograd_notices_that_a_saved_tensor_has_changed() -> None:
     assert saved._version == before + 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.backward()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bumps_the_version_of_what_it_writes(name: str) -> None:
+    sample = samples(name)[0]
+    out = torch.empty_like(expected_of(name, sample))
+    for times in (1, 2):
+        call_out(name, sample, out)
+        assert out._version == times
 
 
 def test_refuses_to_write_what_requires_grad() -> None:

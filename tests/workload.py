@@ -45,6 +45,10 @@ def large_samples(operator: str) -> list[Sample]:
         size: (scales(301, -(-603 // size)), zero_points(301, -(-603 // size))) for size in (5, 32)
     }
     one = (scales(1), zero_points(1))
+    grad = floats(301, 603, seed=1)
+    # Channels of more than a block of a sum: in several runs, in a column, and in one run.
+    of_runs, runs = floats(3, 47, 1900), (scales(47), zero_points(47, low=-5, high=5))
+    few = (scales(21), zero_points(21, low=-5, high=5))
     ties = (torch.arange(-300, 300) + 0.5, torch.tensor(1.0), torch.tensor(3, dtype=torch.int32))
     calls: dict[str, list[tuple[Any, ...]]] = {
         "choose_qparams_per_tensor": [(v, 0, 255, False) for v in (x, y, x.to(BF16))],
@@ -59,7 +63,32 @@ def large_samples(operator: str) -> list[Sample]:
         "quantize_per_group": [(y, *by_group[g], g, -8, 7, torch.int8) for g in by_group],
         "quantize_dynamic_per_tensor": [(v, 0, 255, False, U8) for v in (x, y, x.to(F16))],
         "quantize_dynamic_per_token": [(v, -128, 127, True, torch.int8) for v in (y, y.to(BF16))],
+        "quantize_dynamic_per_group": [(y, size, 0, 255, False, U8) for size in (5, 32, 1000)],
         "quantize_per_token": [(y, *by_token, -128, 127, torch.int8)],
+        "fake_quantize_per_tensor": [
+            *((v, *one, 0, 255) for v in (y, y.to(F16), y.to(BF16), y.t())),
+            (*ties, -128, 127),
+        ],
+        "fake_quantize_per_channel": [
+            *((v, *by_axis[a], a, -128, 127) for v in (y, y.to(F16)) for a in (0, 1)),
+            (of_runs, *runs, 1, -8, 7),
+        ],
+        "fake_quantize_per_tensor_backward": [
+            *((grad.to(d), y.to(d), *one, 0, 255, True) for d in (torch.float32, F16, BF16)),
+            (grad, y, *one, 0, 255, False),
+            (floats(600), *ties, -128, 127, True),
+        ],
+        "fake_quantize_per_channel_backward": [
+            *(
+                (grad.to(d), y.to(d), *by_axis[a], a, -128, 127, True)
+                for d in (torch.float32, F16)
+                for a in (0, 1)
+            ),
+            *((grad, y, *by_axis[a], a, -128, 127, False) for a in (0, 1)),
+            (floats(3, 47, 1900, seed=1), of_runs, *runs, 1, -8, 7, True),
+            (floats(9000, 21, seed=1), floats(9000, 21), *few, 1, -8, 7, True),
+            (floats(21, 9000, seed=1), floats(21, 9000), *few, 0, -8, 7, True),
+        ],
         "dequantize_per_tensor": [(v, *one) for v in (q, q.view(U8), q.int() * 9001)],
         "dequantize_per_channel": [(q, *by_axis[axis], axis) for axis in (0, 1)],
         "dequantize_per_group": [(q, *by_group[g], g) for g in by_group],
