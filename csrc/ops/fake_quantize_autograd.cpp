@@ -5,11 +5,11 @@
 #include <torch/library.h>
 
 #include "../torchquant.h"
+#include "check.h"
 
 namespace torchquant::ops {
 namespace {
 
-using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -65,15 +65,24 @@ class FakeQuantizePerChannel : public torch::autograd::Function<FakeQuantizePerC
   }
 };
 
+// Before autograd looks at them; everything else is checked below it.
+void check_arguments(const Tensor& input, const Tensor& scale, const Tensor& zero_point) {
+  check_defined(input, "input");
+  check_defined(scale, "scale");
+  check_defined(zero_point, "zero_point");
+}
+
 Tensor fake_quantize_per_tensor_autograd(const Tensor& input, const Tensor& scale,
                                          const Tensor& zero_point, int64_t quant_min,
                                          int64_t quant_max) {
+  check_arguments(input, scale, zero_point);
   return FakeQuantizePerTensor::apply(input, scale, zero_point, quant_min, quant_max);
 }
 
 Tensor fake_quantize_per_channel_autograd(const Tensor& input, const Tensor& scale,
                                           const Tensor& zero_point, int64_t axis, int64_t quant_min,
                                           int64_t quant_max) {
+  check_arguments(input, scale, zero_point);
   return FakeQuantizePerChannel::apply(input, scale, zero_point, axis, quant_min, quant_max);
 }
 
