@@ -21,26 +21,24 @@ is listed as missing, with the reason.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
+from commandline import make_parser, matching, stream_of_tables, write_json
 from contender import Contender
-from measure import Bench, Block, Plan
-from peak import Peak, cores, cpu_info
+from header import describe, header_text
+from measure import Bench, Block
+from peak import Peak, cores
 from plot import roofline
 from problem import Shape
 from report import LEGEND, absences_text, as_json, block_text, odd_text, small_text, summary_text
 from shapes import ODD, OTHER, SMALL, STREAMING, STREAMING_LAYERS, TABLE
 from stage import CONTENDERS, KERNEL_SETS, stages
+from timing import Plan
 
 _SHAPES = {"table": TABLE, "other": OTHER, "streaming": STREAMING}
 _FULL, _QUICK = Plan(rounds=15, budget=6.0), Plan(rounds=3, budget=1.0)
@@ -58,9 +56,8 @@ _STREAMING_CONTENDERS = (
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    first, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(
+        __doc__ or "", threads="1 and all processors", only="contenders", rounds=_FULL.rounds
     )
     sets = ("table", "other", "odd", "small", "streaming")
     parser.add_argument("--set", choices=sets, default="table", help="which shapes")
@@ -68,19 +65,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--shape", type=Shape.parse, action="append", metavar="M,K,N", help="instead of a set"
     )
     parser.add_argument(
-        "--threads", type=int, nargs="+", metavar="T", help="default: 1 and all processors"
-    )
-    parser.add_argument(
         "--kernels", nargs="+", choices=KERNEL_SETS, help="default: all that run here, but scalar"
     )
-    parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="contenders by name; * stands for anything"
-    )
-    parser.add_argument("--list", action="store_true", help="list the contenders, and stop")
-    parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
-    parser.add_argument("--rounds", type=int, help=f"default: {_FULL.rounds}")
-    parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
-    parser.add_argument("--json", metavar="PATH", help="all figures; - for standard output alone")
     parser.add_argument("--plot", type=Path, metavar="PATH.png", help="a roofline")
     return parser.parse_args(arguments)
 
@@ -93,18 +79,12 @@ def choose_contenders(arguments: argparse.Namespace) -> list[Contender]:
             chosen = [contender for contender in chosen if contender.is_ours]
         elif arguments.set in ("small", "streaming"):
             small = arguments.set == "small"
-            chosen = _matching(chosen, _SMALL_CONTENDERS if small else _STREAMING_CONTENDERS)
-    return _matching(chosen, arguments.only) if arguments.only else chosen
+            chosen = _named(chosen, _SMALL_CONTENDERS if small else _STREAMING_CONTENDERS)
+    return _named(chosen, arguments.only) if arguments.only else chosen
 
 
-def _matching(contenders: Sequence[Contender], patterns: Sequence[str]) -> list[Contender]:
-    def is_wanted(contender: Contender, pattern: str) -> bool:
-        return fnmatchcase(contender.name.lower(), pattern.lower())
-
-    for pattern in patterns:
-        if not any(is_wanted(contender, pattern) for contender in contenders):
-            raise SystemExit(f"no contender here is named {pattern!r}; --list names them")
-    return [each for each in contenders if any(is_wanted(each, pattern) for pattern in patterns)]
+def _named(contenders: Sequence[Contender], patterns: Sequence[str]) -> list[Contender]:
+    return matching(contenders, lambda contender: contender.name, patterns, "contender")
 
 
 def _measure_peak() -> tuple[Peak | None, dict[str, str]]:
@@ -126,32 +106,6 @@ def make_bench(arguments: argparse.Namespace) -> tuple[Bench, dict[str, str]]:
     peak, without_peak = _measure_peak()
     bench = Bench(found, measured, choose_contenders(arguments), peak, plan)
     return bench, {**unsupported, **without_peak}
-
-
-def describe(bench: Bench, threads: Sequence[int], missing: dict[str, str]) -> dict[str, object]:
-    """Return what the tables need above them."""
-    return {
-        "cpu": cpu_info("model name") or "unknown",
-        "cores": cores(),
-        "threads": list(threads),
-        "kernels": list(bench.measured),
-        "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
-        "rounds": bench.plan.rounds,
-        "not here": missing,
-    }
-
-
-def header_text(header: dict[str, object]) -> str:
-    """Return the header as lines."""
-    lines = []
-    for name, value in header.items():
-        if isinstance(value, dict):
-            lines += [f"{name}: {key}: {reason}" for key, reason in value.items()]
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f"{name}: {text}")
-    return "\n".join(lines)
 
 
 def measure_blocks(
@@ -190,8 +144,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, print each table when it is there, and write what else was asked for."""
     bench, missing = make_bench(arguments)
     threads = list(dict.fromkeys(arguments.threads or (1, cores())))
-    header = describe(bench, threads, missing)
-    out = sys.stderr if arguments.json == "-" else sys.stdout
+    header = describe(threads, bench.measured, bench.plan.rounds, missing)
+    out = stream_of_tables(arguments.json)
     print(header_text(header), file=out)
     blocks = []
     for block, text in measure_blocks(bench, arguments, threads):
@@ -199,11 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(text, file=out, flush=True)
     print(closing_text(blocks, markdown=arguments.markdown), file=out)
     if arguments.json:
-        text = json.dumps(as_json(header, blocks), indent=1)
-        if arguments.json == "-":
-            print(text)
-        else:
-            Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+        write_json(as_json(header, blocks), arguments.json)
     if arguments.plot:
         title = f"{header['cpu']}, {bench.measured[0]}, {header['date']}"
         roofline(blocks, bench.measured[0], title, arguments.plot)

@@ -9,28 +9,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from contender import Contender, Group
+from missing import Missing
 from peak import Peak
 from problem import Shape
-from stage import CONTENDERS, Case, Missing, Prepared, Stage
-from timing import Probe, affordable, interleave
+from stage import CONTENDERS, Case, Prepared, Stage
+from timing import Plan, Probe, interleave
 from tqdm import tqdm
 
 # Above it the result of a layer is called wrong: INT8 costs about 1 %, saturated sums ten times
 # that. The product alone is exact.
 WRONG_ERROR = 0.03
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much to measure.
-
-    Attributes:
-        rounds: Rounds of a block, each of which samples every contender once.
-        budget: Seconds that one contender may take of a block; a slow one is in fewer rounds.
-    """
-
-    rounds: int
-    budget: float
 
 
 @dataclass(frozen=True)
@@ -168,7 +156,7 @@ class Bench:
         counts: dict[Key | str, int] = dict.fromkeys(probes, plan.rounds)
         for key, prepared in ready.items():
             probes[key] = partial(self.stages[key[0]].sample, key[1])
-            counts[key] = affordable(prepared.cost, plan.rounds, plan.budget)
+            counts[key] = plan.affordable(prepared.cost)
         with tqdm(
             total=sum(counts.values()), desc="timing", unit="sample", leave=False, disable=None
         ) as bar:

@@ -1,4 +1,4 @@
-"""What was measured, as tables for people and plain containers for `json.dumps`."""
+"""What was measured, as tables for people and plain containers for JSON."""
 
 from __future__ import annotations
 
@@ -190,35 +190,22 @@ def absences_text(absences: Sequence[Absence], *, markdown: bool) -> str:
     return f"{heading('missing', markdown=markdown)}\n{render(lines, markdown=markdown)}"
 
 
-def _plain(value: object) -> object:
-    """Return what JSON can say: a shape as its sizes, and NaN as null."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def as_json(header: dict[str, object], blocks: Sequence[Block]) -> object:
     """Return everything that was measured in plain containers."""
     rows = [row for block in blocks for row in block.rows]
-    return _plain(
-        {
-            "header": header,
-            "peaks": [
-                {
-                    "threads": block.threads,
-                    "shapes": [
-                        asdict(shape) for shape in dict.fromkeys(r.shape for r in block.rows)
-                    ],
-                    "gops": dict(block.ceiling.gops),
-                    "gigabytes_per_second": block.ceiling.bandwidth,
-                    "unrest": block.ceiling.unrest,
-                }
-                for block in blocks
-            ],
-            "rows": [{**asdict(row), "wrong": row.wrong} for row in rows],
-            "missing": [asdict(absence) for block in blocks for absence in block.absences],
-            "summary": summary(rows),
-        }
-    )
+    return {
+        "header": header,
+        "peaks": [
+            {
+                "threads": block.threads,
+                "shapes": [asdict(shape) for shape in dict.fromkeys(r.shape for r in block.rows)],
+                "gops": dict(block.ceiling.gops),
+                "gigabytes_per_second": block.ceiling.bandwidth,
+                "unrest": block.ceiling.unrest,
+            }
+            for block in blocks
+        ],
+        "rows": [{**asdict(row), "wrong": row.wrong} for row in rows],
+        "missing": [asdict(absence) for block in blocks for absence in block.absences],
+        "summary": summary(rows),
+    }

@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 from contender import Contender
+from missing import Missing
 from ours import OURS
 from peers import PEERS
 from problem import Inputs, Problem, Shape, relative_error
@@ -48,18 +49,6 @@ class Prepared:
     note: str
 
 
-@dataclass(frozen=True)
-class Missing:
-    """A case that does not run, and the first line of why."""
-
-    reason: str
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 class LocalStage:
     """The stage of this process: prepares cases, samples those that it prepared, and forgets them.
 
@@ -87,7 +76,7 @@ class LocalStage:
             ready = contender.prepare(problems, case.threads)
             result = ready.read(ready.call())
         except Exception as reason:  # whatever a peer raises is why it is missing
-            return Missing(_first_line(reason))
+            return Missing.because(reason)
         watch = Stopwatch(ready.call, case.threads)
         self._watches[case] = watch
         error = relative_error(result, problems[0].expected(contender.operands))

@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from random import Random
@@ -95,9 +96,21 @@ def fastest(calls: Sequence[Call], threads: int) -> Call:
     return min(calls, key=lambda call: Stopwatch(call, threads)())
 
 
-def affordable(cost: float, rounds: int, budget: float) -> int:
-    """Return how many samples of that cost the budget allows, at least one, at most `rounds`."""
-    return max(1, min(rounds, int(budget / cost)))
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure.
+
+    Attributes:
+        rounds: Rounds of a block, each of which samples every contender once.
+        budget: Seconds that one contender may take of a block; a slow one is in fewer rounds.
+    """
+
+    rounds: int
+    budget: float
+
+    def affordable(self, cost: float) -> int:
+        """Return how many samples of that cost the budget allows, at least one."""
+        return max(1, min(self.rounds, int(self.budget / cost)))
 
 
 def interleave(
