@@ -12,22 +12,32 @@ import pytest
 
 pytestmark = pytest.mark.any_kernels
 
-MATMUL = Path(__file__).parent.parent / "benchmarks" / "matmul.py"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(MATMUL), *arguments], capture_output=True, text=True, timeout=300
-    )
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def measure(name: str, *arguments: str) -> dict[str, Any]:
+    ran = run(name, "--quick", "--threads", "1", "--json", "-", *arguments)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
 
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     only = ("linear_*", "int8_*", "F.linear *", "torch._int_mm", "OpenVINO *")
-    ran = run("--quick", "--shape", "5,33,17", "--threads", "1", "--json", "-", "--only", *only)
-    assert ran.returncode == 0, ran.stderr
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
+    return measure("matmul", "--shape", "5,33,17", "--only", *only)
+
+
+@pytest.fixture(scope="module")
+def elementwise() -> dict[str, Any]:
+    only = ("quantize *", "dequantize *", "choose *", "fake-quantize *", "*bits", "*error")
+    size = ("--size", "16x256", "--dtype", "float32", "float16")
+    return measure("elementwise", *size, "--only", *only)
 
 
 def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -74,12 +84,110 @@ def test_what_does_not_run_is_named(report: dict[str, Any]) -> None:
 
 
 def test_an_unknown_contender_is_refused() -> None:
-    ran = run("--only", "no such thing")
+    ran = run("matmul", "--only", "no such thing")
     assert ran.returncode != 0
     assert "no contender here is named 'no such thing'" in ran.stderr
 
 
 def test_a_shape_that_is_none_is_refused() -> None:
-    ran = run("--shape", "3,4")
+    ran = run("matmul", "--shape", "3,4")
     assert ran.returncode != 0
     assert "a shape is M,K,N, three positive numbers, but this is '3,4'" in ran.stderr
+
+
+# Bytes in and out of an element, of float32 where nothing else is said.
+ELEMENT_BYTES = {
+    "quantize per tensor": 4 + 1,
+    "quantize per group of 32": 4 + 1,
+    "dequantize per channel 1": 1 + 4,
+    "choose per token": 4,
+    "quantize dynamic per tensor": 2 * 4 + 1,
+    "quantize dynamic per token": 4 + 1,
+    "fake-quantize per tensor": 4 + 4,
+    "fake-quantize backward per channel 0": 2 * 4 + 4,
+    "fake-quantize backward with scale per tensor": 2 * 4 + 4,
+    "quantization_error": 2 * 4,
+    "pack 3 bits": 1 + 3 / 8,
+    "unpack 4 bits": 4 / 8 + 1,
+    "quantize per tensor, transposed": 4 + 1,
+}
+
+
+def test_bandwidths_are_those_of_the_work(elementwise: dict[str, Any]) -> None:
+    measured = rows(elementwise)
+    for row in measured:
+        assert 0 < row["least"] <= row["seconds"] <= row["greatest"]
+        assert row["gigabytes_per_second"] == pytest.approx(row["bytes"] / row["seconds"] / 1e9)
+    found = {row["work"]: row["bytes"] for row in measured if row["dtype"] != "float16"}
+    assert ELEMENT_BYTES.items() <= {name: b / (16 * 256) for name, b in found.items()}.items()
+
+
+def test_works_are_set_against_their_limit(elementwise: dict[str, Any]) -> None:
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return row["work"], row["dtype"], row["output"]
+
+    limits = {key(row): row["seconds"] for row in rows(elementwise) if row["kind"] == "limit"}
+    for row in rows(elementwise):
+        assert row["percent_of_limit"] == pytest.approx(100 * limits[key(row)] / row["seconds"])
+
+
+def test_our_elementwise_operators_are_set_against_the_right_peers(
+    elementwise: dict[str, Any],
+) -> None:
+    ours = [row for row in rows(elementwise) if row["kind"] == "ours"]
+    assert {"fresh", "out"} == {row["output"] for row in ours}
+    for row in ours:
+        assert row["kernels"] == elementwise["header"]["kernels"][0]
+        assert row["error"] == 0
+        times = [
+            peer["seconds"]
+            for peer in rows(elementwise)
+            if (peer["work"], peer["dtype"]) == (row["work"], row["dtype"])
+            and peer["kind"] == "peer"
+            and not peer["wrong"]
+            and peer["output"] in ("fresh", row["output"])
+        ]
+        expected = pytest.approx(min(times) / row["seconds"]) if times else None
+        assert row["vs_peer"] == expected
+
+
+def test_peers_of_elementwise_operators_agree_with_ours(elementwise: dict[str, Any]) -> None:
+    peers = [row for row in rows(elementwise) if row["kind"] == "peer"]
+    compared = {row["contender"] for row in peers if row["error"] is not None}
+    assert {
+        "torch.quantize_per_tensor",
+        "torch.quantize_per_channel",
+        "Tensor.dequantize",
+        "torch.aminmax",
+        "quantized_decomposed::quantize_per_channel_group",
+        "plain torch shifts",
+    } <= compared
+    assert [(row["work"], row["contender"]) for row in peers if row["wrong"]] == []
+
+
+def test_missing_elementwise_operators_are_named(elementwise: dict[str, Any]) -> None:
+    """An operator that this PyTorch, or this build of ours, lacks for a dtype has its reason."""
+    absent = {
+        (absence["work"], absence["dtype"], absence["contender"]): absence["reason"]
+        for absence in elementwise["missing"]
+    }
+    measured = {(row["work"], row["dtype"], row["contender"]) for row in rows(elementwise)}
+    name = "torch.quantize_per_tensor"
+    assert ("quantize per tensor", "float32", name) in measured
+    assert "Float" in absent["quantize per tensor", "float16", name]
+    for dtype in ("float32", "float16"):
+        name = "ops.fake_quantize_per_tensor"
+        key = ("fake-quantize per tensor", dtype, name)
+        assert key in measured or name.removeprefix("ops.") in absent[key]
+
+
+def test_an_unknown_work_is_refused() -> None:
+    ran = run("elementwise", "--only", "no such thing")
+    assert ran.returncode != 0
+    assert "no work here is named 'no such thing'" in ran.stderr
+
+
+def test_a_size_that_is_none_is_refused() -> None:
+    ran = run("elementwise", "--size", "4096")
+    assert ran.returncode != 0
+    assert "a size is ROWSxCOLUMNS, two positive numbers, but this is '4096'" in ran.stderr
