@@ -38,10 +38,12 @@ test-python: test-cpp
 	  TORCHQUANT_KERNELS=$$kernels $(BIN)/python -m pytest; \
 	done
 
-# The INT8 products and layers beside their peers, in some twenty minutes on a quiet machine.
+# The INT8 products and layers, and the elementwise operators, beside their peers, in some half an
+# hour on a quiet machine.
 bench: build
 	$(BIN)/pip install --quiet --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/matmul.py
+	$(BIN)/python benchmarks/elementwise.py
 
 SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu')
 
