@@ -288,11 +288,14 @@ GROUP = "one for each group of each row"
 FEATURE = "one for each output feature"
 SUM = "the sum of each weight row"
 
-FLOAT_INPUT = [
+# The dispatcher itself refuses None where there is no other tensor.
+ONLY_FLOAT_INPUT = [
     not_float("input", zeros(2, 3, dtype=F64)),
     not_float("input", zeros(2, 3, dtype=I32)),
 ]
+FLOAT_INPUT = [*none("input"), *ONLY_FLOAT_INPUT]
 CODE_INPUT = [
+    *none("input"),
     not_code("input", zeros(2, 3)),
     not_code("input", zeros(2, 3, dtype=I64)),
     out_dtype(F64),
@@ -424,18 +427,18 @@ OF_A_LAYER = [
 
 # Of every operator, a right call and what is wrong with others.
 _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
-    "choose_qparams_per_tensor": (choose(), [*FLOAT_INPUT, *RANGE, *SYMMETRIC]),
+    "choose_qparams_per_tensor": (choose(), [*ONLY_FLOAT_INPUT, *RANGE, *SYMMETRIC]),
     "choose_qparams_per_channel": (
         choose(axis=0),
-        [*FLOAT_INPUT, few_dims("input", zeros()), *AXIS, *RANGE, *SYMMETRIC],
+        [*ONLY_FLOAT_INPUT, few_dims("input", zeros()), *AXIS, *RANGE, *SYMMETRIC],
     ),
     "choose_qparams_per_group": (
         choose(group_size=2),
-        [*FLOAT_INPUT, few_dims("input", zeros()), *GROUP_SIZE, *RANGE, *SYMMETRIC],
+        [*ONLY_FLOAT_INPUT, few_dims("input", zeros()), *GROUP_SIZE, *RANGE, *SYMMETRIC],
     ),
     "choose_qparams_per_token": (
         choose(),
-        [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *SYMMETRIC],
+        [*ONLY_FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *SYMMETRIC],
     ),
     "quantize_per_tensor": (quantize(), [*FLOAT_INPUT, *RANGE, *DTYPE, *PER_TENSOR]),
     "quantize_per_channel": (
@@ -448,15 +451,15 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     ),
     "quantize_dynamic_per_tensor": (
         choose(dtype=I8),
-        [*FLOAT_INPUT, *RANGE, *SYMMETRIC, *DTYPE],
+        [*ONLY_FLOAT_INPUT, *RANGE, *SYMMETRIC, *DTYPE],
     ),
     "quantize_dynamic_per_token": (
         choose(dtype=I8),
-        [*FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *SYMMETRIC, *DTYPE],
+        [*ONLY_FLOAT_INPUT, few_dims("input", zeros()), *RANGE, *SYMMETRIC, *DTYPE],
     ),
     "quantize_dynamic_per_group": (
         choose(group_size=2, dtype=I8),
-        [*FLOAT_INPUT, few_dims("input", zeros()), *GROUP_SIZE, *RANGE, *SYMMETRIC, *DTYPE],
+        [*ONLY_FLOAT_INPUT, few_dims("input", zeros()), *GROUP_SIZE, *RANGE, *SYMMETRIC, *DTYPE],
     ),
     "quantize_per_token": (
         quantize(2, 1),
@@ -477,12 +480,11 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     ),
     "fake_quantize_per_tensor": (
         fake_quantize(),
-        [*none("input"), *FLOAT_INPUT, *RANGE, *PER_TENSOR],
+        [*FLOAT_INPUT, *RANGE, *PER_TENSOR],
     ),
     "fake_quantize_per_channel": (
         fake_quantize(2, axis=0),
         [
-            *none("input"),
             *FLOAT_INPUT,
             few_dims("input", zeros()),
             *AXIS,
@@ -492,11 +494,11 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     ),
     "fake_quantize_per_tensor_backward": (
         backward(),
-        [*none("input"), *FLOAT_INPUT, *RANGE, *PER_TENSOR, *GRAD],
+        [*FLOAT_INPUT, *RANGE, *PER_TENSOR, *GRAD],
     ),
     "fake_quantize_per_channel_backward": (
         backward(2, axis=0),
-        [*none("input"), *FLOAT_INPUT, *AXIS, *RANGE, *PER_CHANNEL, *GRAD],
+        [*FLOAT_INPUT, *AXIS, *RANGE, *PER_CHANNEL, *GRAD],
     ),
     "quantization_error": (
         {"original": zeros(2, 3), "approximation": zeros(2, 3)},

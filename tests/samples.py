@@ -226,16 +226,15 @@ def _fake_quantize_per_channel() -> list[Sample]:
 
 
 def _backward(forward: list[Sample]) -> list[Sample]:
-    """The gradient is laid out as the input, but for the transposed ones."""
-    return [
-        Sample(
-            f"{sample}-{'and-scale' if asked else 'alone'}",
-            (floats(*x.shape, seed=1, dtype=x.dtype), *sample.arguments, asked),
-        )
-        for sample in forward
-        for x in sample.arguments[:1]
-        for asked in (True, False)
-    ]
+    """With the gradient of the scale, and of two samples without."""
+
+    def sample(of: Sample, scale_requires_grad: bool) -> Sample:
+        x = of.arguments[0]
+        grad = floats(*x.shape, seed=1, dtype=x.dtype)
+        name = str(of) if scale_requires_grad else f"{of}-input-only"
+        return Sample(name, (grad, *of.arguments, scale_requires_grad))
+
+    return [*(sample(of, True) for of in forward), *(sample(of, False) for of in forward[:2])]
 
 
 def _fake_quantize_per_tensor_backward() -> list[Sample]:

@@ -69,6 +69,7 @@ inline void check_code(const Tensor& tensor, const char* name) {
 }
 
 inline void check_min_dim(const Tensor& tensor, const char* name, int64_t least) {
+  check_defined(tensor, name);
   TORCH_CHECK(tensor.dim() >= least, name, " must have ", least, " or more dimensions, but got ",
               tensor.dim(), ": add them with .unsqueeze(0)");
 }
@@ -176,6 +177,7 @@ inline void check_one_element(const Tensor& tensor, const char* name, const Tens
 
 inline void check_qparams_per_tensor(const Tensor& input, const Tensor& scale,
                                      const Tensor& zero_point) {
+  check_defined(input, "input");
   const char* mend = "use the per_channel or per_token operator for more";
   check_one_element(scale, "scale", input, at::kFloat, mend);
   check_one_element(zero_point, "zero_point", input, at::kInt, mend);
@@ -183,6 +185,7 @@ inline void check_qparams_per_tensor(const Tensor& input, const Tensor& scale,
 
 inline void check_qparams_per_channel(const Tensor& input, const Tensor& scale,
                                       const Tensor& zero_point, int64_t axis) {
+  check_defined(input, "input");
   const SymShape shape = {input.sym_size(check_axis(input, axis))};
   check_companion(scale, "scale", input, "input", at::kFloat, shape, "one for each channel");
   check_companion(zero_point, "zero_point", input, "input", at::kInt, shape,
