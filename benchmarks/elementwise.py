@@ -36,7 +36,7 @@ from works import WORKS
 
 from torchquant import ops
 
-_FULL, _QUICK = Plan(rounds=9, budget=0.6), Plan(rounds=2, budget=0.1)
+_FULL, _QUICK = Plan(rounds=7, budget=0.5), Plan(rounds=2, budget=0.1)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _CACHED, _USUAL, _GREAT = Size(256, 512), Size(4096, 4096), Size(8192, 8192)
 
