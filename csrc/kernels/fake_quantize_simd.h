@@ -6,19 +6,7 @@
 namespace torchquant::kernels {
 namespace {
 
-// A channel's range, as steps from its zero point.
-struct Bounds {
-  Simd::F inv_scale;
-  Simd::F low;
-  Simd::F high;
-};
-
-inline Bounds bounds_of(const QuantizeParams& params) {
-  return {Simd::all(params.inv_scale),
-          Simd::all(static_cast<float>(params.quant_min - params.zero_point)),
-          Simd::all(static_cast<float>(params.quant_max - params.zero_point))};
-}
-
+// Of a vector of channels.
 template <class Load>
 inline Bounds bounds_of(const ChannelParams& params, int64_t i, Load load) {
   const Simd::I zero_point = load(params.zero_point + i);

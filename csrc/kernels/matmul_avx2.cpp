@@ -60,12 +60,10 @@ void prepare_row(const void* row, bool is_signed, int64_t k, void* prepared) {
 }
 
 void quantize_row(const void* x, Float type, int64_t k, QuantizeParams params, void* prepared) {
-  const __m256 inv_scale = Simd::all(params.inv_scale);
-  const __m256 low = Simd::all(static_cast<float>(params.quant_min - params.zero_point));
-  const __m256 high = Simd::all(static_cast<float>(params.quant_max - params.zero_point));
+  const Bounds b = bounds_of(params);
   const __m256i zero_point = Simd::all(params.zero_point);
   const auto quantize = [&](const auto* from) {
-    return quantize_vector(Simd::load(from), inv_scale, low, high, zero_point);
+    return quantize_vector(Simd::load(from), b.inv_scale, b.low, b.high, zero_point);
   };
   with_type(type, [&](auto element) {
     lay_out<decltype(element)>(x, k, prepared, [&](const auto* from) {

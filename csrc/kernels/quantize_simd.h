@@ -13,6 +13,19 @@ inline Simd::I quantize_vector(Simd::F x, Simd::F inv_scale, Simd::F low, Simd::
   return Simd::add(Simd::round_to_int(v), zero_point);
 }
 
+// A channel's range, as steps from its zero point.
+struct Bounds {
+  Simd::F inv_scale;
+  Simd::F low;
+  Simd::F high;
+};
+
+inline Bounds bounds_of(const QuantizeParams& params) {
+  return {Simd::all(params.inv_scale),
+          Simd::all(static_cast<float>(params.quant_min - params.zero_point)),
+          Simd::all(static_cast<float>(params.quant_max - params.zero_point))};
+}
+
 // With a zero point for each lane it is cheaper to clamp the sum. The bounds before it only keep
 // the conversion from overflowing: 2^24 more or less than any ordinary zero point is no code.
 inline Simd::I quantize_lanes(Simd::F x, Simd::F inv_scale, Simd::I zero_point, Simd::I quant_min,
@@ -25,12 +38,10 @@ inline Simd::I quantize_lanes(Simd::F x, Simd::F inv_scale, Simd::I zero_point, 
 
 template <class From, class To>
 inline void quantize_run(const From* x, To* q, int64_t n, QuantizeParams params) {
-  const Simd::F inv_scale = Simd::all(params.inv_scale);
-  const Simd::F low = Simd::all(static_cast<float>(params.quant_min - params.zero_point));
-  const Simd::F high = Simd::all(static_cast<float>(params.quant_max - params.zero_point));
+  const Bounds b = bounds_of(params);
   const Simd::I zero = Simd::all(params.zero_point);
   write_vectors<Simd>(q, n, [&](int64_t i, auto load) {
-    return quantize_vector(load(x + i), inv_scale, low, high, zero);
+    return quantize_vector(load(x + i), b.inv_scale, b.low, b.high, zero);
   });
 }
 
