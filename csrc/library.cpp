@@ -53,6 +53,8 @@ TORCH_LIBRARY(torchquant, m) {
   m.def("int8_matmul_packed(Tensor a, Tensor packed_weight, int out_features, Tensor? weight_sum=None) -> Tensor");
   m.def("linear_dynamic(Tensor input, Tensor packed_weight, Tensor weight_scale, Tensor weight_sum, Tensor? bias=None, str activation=\"none\") -> Tensor");
   m.def("linear_static(Tensor input, Tensor input_scale, Tensor input_zero_point, Tensor packed_weight, Tensor weight_scale, Tensor weight_sum, Tensor? bias=None, str activation=\"none\", Tensor? output_scale=None, Tensor? output_zero_point=None, ScalarType? output_dtype=None) -> Tensor");
+  m.def("histogram_observe_(Tensor(a!) counts, Tensor(b!) range, Tensor input) -> ()");
+  m.def("histogram_qparams(Tensor counts, Tensor range, int quant_min, int quant_max, bool symmetric, str method, float percentile) -> (Tensor scale, Tensor zero_point)");
   m.def("active_kernels() -> str");
 }
 // clang-format on
@@ -329,6 +331,18 @@ at::Tensor linear_static(const at::Tensor& input, const at::Tensor& input_scale,
   return entry<linear_static>("torchquant::linear_static")
       .call(input, input_scale, input_zero_point, packed_weight, weight_scale, weight_sum, bias,
             activation, output_scale, output_zero_point, output_dtype);
+}
+
+void histogram_observe_(at::Tensor& counts, at::Tensor& range, const at::Tensor& input) {
+  entry<histogram_observe_>("torchquant::histogram_observe_").call(counts, range, input);
+}
+
+std::tuple<at::Tensor, at::Tensor> histogram_qparams(const at::Tensor& counts,
+                                                     const at::Tensor& range, int64_t quant_min,
+                                                     int64_t quant_max, bool symmetric,
+                                                     std::string_view method, double percentile) {
+  return entry<histogram_qparams>("torchquant::histogram_qparams")
+      .call(counts, range, quant_min, quant_max, symmetric, method, percentile);
 }
 
 std::string active_kernels() { return entry<active_kernels>("torchquant::active_kernels").call(); }

@@ -181,6 +181,20 @@ TORCHQUANT_API at::Tensor linear_static(
     const std::optional<at::Tensor>& output_zero_point = std::nullopt,
     std::optional<at::ScalarType> output_dtype = std::nullopt);
 
+// The calibration state: counts, int64 [32768], zero at first, and range, float32 [2], +Inf and
+// -Inf at first. Observing adds a float input to it, in one pass: each value to the bin that its
+// sign, exponent and 6 bits of its mantissa are; the finite ones to the minimum and maximum. States
+// of several tensors are merged by adding their counts and taking the wider range.
+TORCHQUANT_API void histogram_observe_(at::Tensor& counts, at::Tensor& range,
+                                       const at::Tensor& input);
+
+// Scale and zero point, 0-dim, for what was observed. method is "minmax", exact; "percentile" (in
+// (50, 100]) of |x| or, affine, (100 - percentile) / 2 on either side; "mse", the least squared
+// error; or "entropy". Throws where NaN or Inf was observed.
+TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> histogram_qparams(
+    const at::Tensor& counts, const at::Tensor& range, int64_t quant_min, int64_t quant_max,
+    bool symmetric, std::string_view method, double percentile);
+
 // The kernel set in use: "avx512vnni", "avxvnni", "avx2" or "scalar" (see TORCHQUANT_KERNELS).
 TORCHQUANT_API std::string active_kernels();
 

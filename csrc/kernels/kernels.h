@@ -180,6 +180,25 @@ struct ErrorKernels {
   ErrorSums (*doubles)(const double* original, const double* approximation, int64_t n);
 };
 
+// What is seen of values beside their bins: of their magnitudes' bits, but for those of zero, the
+// least, and the greatest; the minimum and maximum of the finite ones.
+struct Observed {
+  uint32_t least;
+  uint32_t greatest;
+  float min;
+  float max;
+};
+inline constexpr Observed kNothingSeen = {UINT32_MAX, 0, INFINITY, -INFINITY};
+
+// observe adds n values, fewer than 2^32 in all, to `tables`, kTables counters for each of the
+// kBins bins (see range_histogram.h), and to `seen`; flush adds these counters to `counts`, and
+// leaves them zero.
+inline constexpr int64_t kTables = 4;
+struct HistogramKernels {
+  void (*observe)(const void* x, Float type, int64_t n, uint32_t* tables, Observed& seen);
+  void (*flush)(uint32_t* tables, const Observed& seen, int64_t* counts);
+};
+
 // to[r, c] = from[c, r], elements of `size` bytes, 1, 2 or 4: rows of `to` and columns of `from`
 // lie that many elements apart.
 struct TransposeKernels {
@@ -236,6 +255,7 @@ struct Kernels {
   const DequantizeKernels& dequantize;
   const FakeQuantizeKernels& fake_quantize;
   const ErrorKernels& error;
+  const HistogramKernels& histogram;
   const MatmulKernels& matmul;
   const PackKernels& pack;
   const BitsKernels& bits;
@@ -258,6 +278,7 @@ extern const QuantizeKernels quantize_scalar, quantize_avx2, quantize_avx512;
 extern const DequantizeKernels dequantize_scalar, dequantize_avx2, dequantize_avx512;
 extern const FakeQuantizeKernels fake_quantize_scalar, fake_quantize_avx2, fake_quantize_avx512;
 extern const ErrorKernels error_scalar, error_avx2, error_avx512;
+extern const HistogramKernels histogram_scalar, histogram_avx2, histogram_avx512;
 extern const MatmulKernels matmul_scalar, matmul_avx2, matmul_avxvnni, matmul_avx512vnni;
 extern const PackKernels pack_scalar, pack_avx2, pack_avx512;
 extern const BitsKernels bits_scalar, bits_avx2;

@@ -9,18 +9,21 @@
 namespace torchquant::kernels {
 namespace {
 
-const Kernels kScalar = {
-    "scalar",     range_scalar,  quantize_scalar, dequantize_scalar, fake_quantize_scalar,
-    error_scalar, matmul_scalar, pack_scalar,     bits_scalar,       transpose_scalar};
+const Kernels kScalar = {"scalar",          range_scalar,         quantize_scalar,
+                         dequantize_scalar, fake_quantize_scalar, error_scalar,
+                         histogram_scalar,  matmul_scalar,        pack_scalar,
+                         bits_scalar,       transpose_scalar};
 #if defined(__x86_64__)
-const Kernels kAvx2 = {"avx2",     range_avx2,  quantize_avx2, dequantize_avx2, fake_quantize_avx2,
-                       error_avx2, matmul_avx2, pack_avx2,     bits_avx2,       transpose_avx2};
-const Kernels kAvxVnni = {"avxvnni",          range_avx2,    quantize_avx2,  dequantize_avx2,
-                          fake_quantize_avx2, error_avx2,    matmul_avxvnni, pack_avx2,
-                          bits_avx2,          transpose_avx2};
-const Kernels kAvx512Vnni = {
-    "avx512vnni", range_avx512,      quantize_avx512, dequantize_avx512, fake_quantize_avx512,
-    error_avx512, matmul_avx512vnni, pack_avx512,     bits_avx2,         transpose_avx2};
+const Kernels kAvx2 = {
+    "avx2",         range_avx2,  quantize_avx2, dequantize_avx2, fake_quantize_avx2, error_avx2,
+    histogram_avx2, matmul_avx2, pack_avx2,     bits_avx2,       transpose_avx2};
+const Kernels kAvxVnni = {"avxvnni",          range_avx2, quantize_avx2,  dequantize_avx2,
+                          fake_quantize_avx2, error_avx2, histogram_avx2, matmul_avxvnni,
+                          pack_avx2,          bits_avx2,  transpose_avx2};
+const Kernels kAvx512Vnni = {"avx512vnni",      range_avx512,         quantize_avx512,
+                             dequantize_avx512, fake_quantize_avx512, error_avx512,
+                             histogram_avx512,  matmul_avx512vnni,    pack_avx512,
+                             bits_avx2,         transpose_avx2};
 #endif
 
 struct Candidate {

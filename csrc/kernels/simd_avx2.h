@@ -109,6 +109,7 @@ struct Simd {
   static I smaller(I a, I b) { return _mm256_min_epi32(a, b); }
   static I larger(I a, I b) { return _mm256_max_epi32(a, b); }
   static I magnitude_bits(F x) { return _mm256_and_si256(_mm256_castps_si256(x), all(0x7fffffff)); }
+  static I smaller_unsigned(I a, I b) { return _mm256_min_epu32(a, b); }
   static I larger_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
   // Of the lanes, none of which is NaN.
   static float least(F x) {
@@ -117,11 +118,11 @@ struct Simd {
   static float greatest(F x) {
     return fold(x, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); });
   }
+  static uint32_t least_unsigned(I x) {
+    return fold(x, [](__m128i a, __m128i b) { return _mm_min_epu32(a, b); });
+  }
   static uint32_t greatest_unsigned(I x) {
-    const auto larger = [](__m128 a, __m128 b) {
-      return _mm_castsi128_ps(_mm_max_epu32(_mm_castps_si128(a), _mm_castps_si128(b)));
-    };
-    return bits_of(fold(_mm256_castsi256_ps(x), larger));
+    return fold(x, [](__m128i a, __m128i b) { return _mm_max_epu32(a, b); });
   }
   // To nearest even, as rintf: the rounding mode of the thread, which nobody changes.
   static I round_to_int(F x) { return _mm256_cvtps_epi32(x); }
@@ -169,6 +170,12 @@ struct Simd {
     __m128 y = two(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     y = two(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(two(y, _mm_shuffle_ps(y, y, 1)));
+  }
+  template <class Two>
+  static uint32_t fold(I x, Two two) {
+    __m128i y = two(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    y = two(y, _mm_shuffle_epi32(y, 0b1110));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(two(y, _mm_shuffle_epi32(y, 1))));
   }
   static I first(int64_t count) {
     const I index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

@@ -122,10 +122,12 @@ struct Simd {
   static I smaller(I a, I b) { return _mm512_min_epi32(a, b); }
   static I larger(I a, I b) { return _mm512_max_epi32(a, b); }
   static I magnitude_bits(F x) { return _mm512_and_si512(_mm512_castps_si512(x), all(0x7fffffff)); }
+  static I smaller_unsigned(I a, I b) { return _mm512_min_epu32(a, b); }
   static I larger_unsigned(I a, I b) { return _mm512_max_epu32(a, b); }
   // Of the lanes, none of which is NaN.
   static float least(F x) { return _mm512_reduce_min_ps(x); }
   static float greatest(F x) { return _mm512_reduce_max_ps(x); }
+  static uint32_t least_unsigned(I x) { return _mm512_reduce_min_epu32(x); }
   static uint32_t greatest_unsigned(I x) { return _mm512_reduce_max_epu32(x); }
   // To nearest even, as rintf: the rounding mode of the thread, which nobody changes.
   static I round_to_int(F x) { return _mm512_cvtps_epi32(x); }

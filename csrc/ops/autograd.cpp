@@ -7,14 +7,31 @@
 namespace torchquant::ops {
 namespace {
 
-// What is written is no longer what autograd saved: its version says so. `out` comes last.
+// What is written is no longer what autograd saved: its version says so.
+void bump(const at::Tensor& written) {
+  if (!written.is_inference()) written.unsafeGetTensorImpl()->bump_version();
+}
+
+// `out` comes last.
 void bump_out(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   const at::Tensor out = stack->back().toTensor();
   TORCH_CHECK(!(at::GradMode::is_enabled() && out.requires_grad()),
               "out must not require grad, but it does: codes and their values have no derivative "
               "here, pass out.detach()");
   op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
-  if (!out.is_inference()) out.unsafeGetTensorImpl()->bump_version();
+  bump(out);
+}
+
+void bump_state(c10::DispatchKeySet keys, at::Tensor& counts, at::Tensor& range,
+                const at::Tensor& input) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("torchquant::histogram_observe_", "")
+                             .typed<void(at::Tensor&, at::Tensor&, const at::Tensor&)>();
+  TORCH_CHECK(!(at::GradMode::is_enabled() && range.requires_grad()),
+              "range must not require grad, but it does: pass range.detach()");
+  op.redispatch(keys & c10::after_ADInplaceOrView_keyset, counts, range, input);
+  bump(counts);
+  bump(range);
 }
 
 // fake_quantize has a derivative, but not into a tensor that is given: as PyTorch's own operators.
@@ -70,6 +87,8 @@ TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
   m.impl("int8_matmul_packed", torch::CppFunction::makeFallthrough());
   m.impl("linear_dynamic", torch::CppFunction::makeFallthrough());
   m.impl("linear_static", torch::CppFunction::makeFallthrough());
+  m.impl("histogram_observe_", torch::CppFunction::makeFallthrough());
+  m.impl("histogram_qparams", torch::CppFunction::makeFallthrough());
 }
 
 TORCH_LIBRARY_IMPL(torchquant, ADInplaceOrView, m) {
@@ -83,6 +102,7 @@ TORCH_LIBRARY_IMPL(torchquant, ADInplaceOrView, m) {
   m.impl("dequantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
   m.impl("fake_quantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
   m.impl("fake_quantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
+  m.impl("histogram_observe_", &bump_state);
 }
 
 }  // namespace torchquant::ops

@@ -15,6 +15,8 @@
 #include <string_view>
 #include <vector>
 
+#include "../math/range_histogram.h"
+
 namespace torchquant::ops {
 
 using at::ScalarType;
@@ -272,6 +274,33 @@ inline void check_quantization_error(const Tensor& original, const Tensor& appro
                   original.sym_sizes(), "that of original");
   TORCH_SYM_CHECK(original.sym_numel().sym_gt(0), "original must not be empty, but got shape ",
                   original.sym_sizes(), ": an error of no values is not defined");
+}
+
+// The calibration state: counts int64 [32768], range float32 [2].
+inline void check_histogram(const Tensor& counts, const Tensor& range) {
+  check_defined(counts, "counts");
+  check_companion(counts, "counts", counts, "counts", at::kLong, {kBins}, "one for each bin");
+  check_companion(range, "range", counts, "counts", at::kFloat, {2}, "a minimum and a maximum");
+}
+
+inline void check_histogram_observe(const Tensor& counts, const Tensor& range,
+                                    const Tensor& input) {
+  check_histogram(counts, range);
+  check_float(input, "input");
+  check_same_device(input, "input", counts, "counts");
+}
+
+inline void check_histogram_qparams(const Tensor& counts, const Tensor& range, int64_t quant_min,
+                                    int64_t quant_max, bool symmetric, std::string_view method,
+                                    double percentile) {
+  check_histogram(counts, range);
+  check_chosen_range(quant_min, quant_max, symmetric);
+  TORCH_CHECK(
+      method == "minmax" || method == "percentile" || method == "mse" || method == "entropy",
+      "method must be \"minmax\", \"percentile\", \"mse\" or \"entropy\", but got \"", method,
+      "\": \"mse\" suits most activations");
+  TORCH_CHECK(50 < percentile && percentile <= 100, "percentile must lie in (50, 100], but got ",
+              percentile, ": 99.99 is usual");
 }
 
 inline void check_num_bits(int64_t num_bits) {

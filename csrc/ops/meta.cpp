@@ -272,6 +272,18 @@ Tensor linear_static_meta(const Tensor& input, const Tensor& input_scale,
   return new_rows(input, weight_scale.sym_size(0), dtype);
 }
 
+void histogram_observe_meta(Tensor& counts, Tensor& range, const Tensor& input) {
+  check_histogram_observe(counts, range, input);
+}
+
+std::tuple<Tensor, Tensor> histogram_qparams_meta(const Tensor& counts, const Tensor& range,
+                                                  int64_t quant_min, int64_t quant_max,
+                                                  bool symmetric, std::string_view method,
+                                                  double percentile) {
+  check_histogram_qparams(counts, range, quant_min, quant_max, symmetric, method, percentile);
+  return new_qparams_per_tensor(counts);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchquant, Meta, m) {
@@ -313,6 +325,8 @@ TORCH_LIBRARY_IMPL(torchquant, Meta, m) {
   m.impl("int8_matmul_packed", &int8_matmul_packed_meta);
   m.impl("linear_dynamic", &linear_dynamic_meta);
   m.impl("linear_static", &linear_static_meta);
+  m.impl("histogram_observe_", &histogram_observe_meta);
+  m.impl("histogram_qparams", &histogram_qparams_meta);
 }
 
 }  // namespace torchquant::ops
