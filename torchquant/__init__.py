@@ -6,8 +6,10 @@ from torchquant import _library
 
 _library.load()
 
-from torchquant import nn, ops  # noqa: E402  (they need the loaded operators)
-from torchquant.convert import quantize_dynamic  # noqa: E402
+from torchquant import nn, observers, ops  # noqa: E402  (they need the loaded operators)
+from torchquant.calibrate import calibrate  # noqa: E402
+from torchquant.calibration import Calibration  # noqa: E402
+from torchquant.convert import quantize_dynamic, quantize_static  # noqa: E402
 from torchquant.functional import (  # noqa: E402
     asymmetric_dequantize,
     asymmetric_quantize,
@@ -27,16 +29,20 @@ except PackageNotFoundError:  # a source tree that was built but not installed
 cmake_prefix_path = str(_library.PACKAGE / "share" / "cmake")
 
 __all__ = [
+    "Calibration",
     "__version__",
     "asymmetric_dequantize",
     "asymmetric_quantize",
+    "calibrate",
     "cmake_prefix_path",
     "compute_quantization_error",
     "nn",
+    "observers",
     "ops",
     "per_channel_dequantize",
     "per_channel_quantize",
     "quantize_dynamic",
+    "quantize_static",
     "symmetric_dequantize",
     "symmetric_quantize",
 ]

@@ -6,60 +6,36 @@ import torch
 from torch import Tensor
 
 from torchquant import ops
+from torchquant.weights import check_quantizable, check_weight_method, quantize_weight
 
 # TorchScript takes comments in a method for types, so the remark to mypy stands here.
 is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
-QUANT_MIN, QUANT_MAX = -128, 127
 ACTIVATIONS = ("none", "relu")
-MAX_IN_FEATURES = 65_793  # above it the sums of uint8 x int8 products may not fit int32
 
 
-def check_quantizable(linear: torch.nn.Linear, name: str) -> None:
-    """Raises ValueError, naming the layer, where no DynamicLinear can stand for it."""
-    weight = linear.weight.detach()
-    if linear._forward_hooks or linear._forward_pre_hooks:
-        raise ValueError(
-            f"{name} must have no hooks, which a quantized layer would not run, but has some: "
-            "remove them first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove, "
-            "handle.remove()), or leave the layer in float by filter_fn"
-        )
-    if linear.in_features > MAX_IN_FEATURES:
-        raise ValueError(
-            f"{name} must have at most {MAX_IN_FEATURES} inputs, or the int32 sums may overflow, "
-            f"but has {linear.in_features}: leave it in float by filter_fn"
-        )
-    if weight.is_meta or not weight.is_floating_point():
-        raise ValueError(
-            f"{name} must have a floating-point weight with data, but got {weight.dtype} on "
-            f"{weight.device}: load the model's weights first"
-        )
-    if not torch.isfinite(weight.float()).all():
-        raise ValueError(
-            f"{name} must have a finite weight, but {list(weight.shape)} holds NaN or Inf (as "
-            "float32): quantize a model whose weights are sound"
-        )
+class FixedDtypes(torch.nn.Module):
+    """A module whose buffers keep their dtypes through ``.half()`` and ``.to(dtype)``."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FixedDtypes":
+        """Moves the buffers, but casts none of them: their bits are the contract."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in before.items():
+            new = getattr(self, name)
+            if old is not None and new.dtype != old.dtype:
+                setattr(self, name, old.to(new.device))
+        return self
 
 
-class DynamicLinear(torch.nn.Module):
-    """A linear layer with int8 weights that quantizes its input on the fly, row by row.
-
-    ``y = activation(x @ weight.t() + bias)`` by :func:`torchquant.ops.linear_dynamic`. Made from a
-    float layer by :meth:`from_float`; scripts, traces, compiles and exports.
-
-    Buffers: ``packed_weight`` int8 ``[ceil(N / 16), ceil(K / 4), 16, 4]``, ``weight_scale`` float32
-    ``[N]``, ``weight_sum`` int32 ``[N]``, ``bias`` float32 ``[N]`` or None. The float32 ones keep
-    their dtype through ``.half()`` and ``.to(dtype)``; the output has the dtype of the input.
-    """
+class QuantizedLinear(FixedDtypes):
+    """What the quantized linear layers have in common: an int8 weight, its scales, a bias."""
 
     in_features: int
     out_features: int
     activation: str
 
-    def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, activation: str = "none"
-    ) -> None:
-        """An all-zero layer, to load a state dict into. Use :meth:`from_float` otherwise."""
+    def __init__(self, in_features: int, out_features: int, bias: bool, activation: str) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(
@@ -77,59 +53,26 @@ class DynamicLinear(torch.nn.Module):
             "bias", torch.zeros(out_features, dtype=torch.float32) if bias else None
         )
 
-    @classmethod
-    def from_float(cls, linear: torch.nn.Linear, activation: str = "none") -> "DynamicLinear":
-        """Quantizes the weight of ``linear``, symmetric, one scale for each output feature.
-
-        Args:
-            linear: The float layer; it is not changed.
-            activation: "none" or "relu", applied to the output.
-
-        Raises:
-            TypeError: ``linear`` is not a torch.nn.Linear.
-            ValueError: Its weight holds NaN or Inf, has no data or is not floating-point; it has
-                hooks; it has more than 65,793 inputs; or activation is another one.
-        """
-        if not isinstance(linear, torch.nn.Linear):
-            raise TypeError(
-                f"linear must be a torch.nn.Linear, but got {type(linear).__name__}: pass the "
-                "layer itself, or a whole model to torchquant.quantize_dynamic"
-            )
-        check_quantizable(linear, "linear")
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
-        layer.train(linear.training)
-        layer._quantize(linear.weight.detach())
+    def take_weight(self, linear: torch.nn.Linear, weight_method: str = "minmax") -> None:
+        """Quantizes the weight of a float layer of the same size, and copies its bias."""
+        codes, self.weight_scale = quantize_weight(linear.weight.detach(), weight_method)
+        self.packed_weight = ops.pack_weight(codes)
+        self.weight_sum = codes.sum(dim=1, dtype=torch.int32)
         if linear.bias is not None:
-            layer.bias = linear.bias.detach().float().clone()
-        return layer
+            self.bias = linear.bias.detach().float().clone()
+        self.train(linear.training)
 
-    def _quantize(self, weight: Tensor) -> None:
-        weight = weight.float()
-        scale, zero_point = ops.choose_qparams_per_channel(weight, 0, QUANT_MIN, QUANT_MAX, True)
-        quantized = ops.quantize_per_channel(
-            weight, scale, zero_point, 0, QUANT_MIN, QUANT_MAX, torch.int8
-        )
-        self.packed_weight = ops.pack_weight(quantized)
-        self.weight_scale = scale
-        self.weight_sum = quantized.sum(dim=1, dtype=torch.int32)
+    def share_weight(self, other: "QuantizedLinear") -> None:
+        """Makes the weight of both one."""
+        self.packed_weight = other.packed_weight
+        self.weight_scale = other.weight_scale
+        self.weight_sum = other.weight_sum
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Input ``[..., in_features]``, float, to ``[..., out_features]`` of the same dtype."""
+    def check_width(self, input: Tensor) -> None:
+        """Raises RuntimeError where the last dimension is not in_features."""
         # The packed weight is padded, so the operator cannot tell 10 inputs from 12. A trace fixes
         # what it sees, and was checked when it was made.
-        if not is_tracing():
-            self._check_width(input)
-        return torch.ops.torchquant.linear_dynamic(  # type: ignore[no-any-return]
-            input,
-            self.packed_weight,
-            self.weight_scale,
-            self.weight_sum,
-            self.bias,
-            self.activation,
-        )
-
-    def _check_width(self, input: Tensor) -> None:
-        if input.size(-1) != self.in_features:
+        if not is_tracing() and input.size(-1) != self.in_features:
             raise RuntimeError(
                 f"input must have {self.in_features} features in its last dimension, but got shape "
                 f"{list(input.shape)}: this layer was made for in_features={self.in_features}"
@@ -154,12 +97,182 @@ class DynamicLinear(torch.nn.Module):
             f"bias={self.bias is not None}, activation={self.activation!r}"
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DynamicLinear":
-        """Moves the buffers, but casts none of them: their bits are the contract."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, old in before.items():
-            new = getattr(self, name)
-            if old is not None and new.dtype != old.dtype:
-                setattr(self, name, old.to(new.device))
+
+def _check_linear(linear: torch.nn.Linear) -> None:
+    if not isinstance(linear, torch.nn.Linear):
+        raise TypeError(
+            f"linear must be a torch.nn.Linear, but got {type(linear).__name__}: pass the "
+            "layer itself, or a whole model to torchquant.quantize_dynamic or quantize_static"
+        )
+    check_quantizable(linear, "linear")
+
+
+class DynamicLinear(QuantizedLinear):
+    """A linear layer with int8 weights that quantizes its input on the fly, row by row.
+
+    ``y = activation(x @ weight.t() + bias)`` by :func:`torchquant.ops.linear_dynamic`. Made from a
+    float layer by :meth:`from_float`; scripts, traces, compiles and exports.
+
+    Buffers: ``packed_weight`` int8 ``[ceil(N / 16), ceil(K / 4), 16, 4]``, ``weight_scale`` float32
+    ``[N]``, ``weight_sum`` int32 ``[N]``, ``bias`` float32 ``[N]`` or None. The float32 ones keep
+    their dtype through ``.half()`` and ``.to(dtype)``; the output has the dtype of the input.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, activation: str = "none"
+    ) -> None:
+        """An all-zero layer, to load a state dict into. Use :meth:`from_float` otherwise."""
+        super().__init__(in_features, out_features, bias, activation)
+
+    @classmethod
+    def from_float(cls, linear: torch.nn.Linear, activation: str = "none") -> "DynamicLinear":
+        """Quantizes the weight of ``linear``, symmetric, one scale for each output feature.
+
+        Args:
+            linear: The float layer; it is not changed.
+            activation: "none" or "relu", applied to the output.
+
+        Raises:
+            TypeError: ``linear`` is not a torch.nn.Linear.
+            ValueError: Its weight holds NaN or Inf, has no data or is not floating-point; it has
+                hooks; it has more than 65,793 inputs; or activation is another one.
+        """
+        _check_linear(linear)
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
+        layer.take_weight(linear)
+        return layer
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Input ``[..., in_features]``, float, to ``[..., out_features]`` of the same dtype."""
+        self.check_width(input)
+        return torch.ops.torchquant.linear_dynamic(  # type: ignore[no-any-return]
+            input,
+            self.packed_weight,
+            self.weight_scale,
+            self.weight_sum,
+            self.bias,
+            self.activation,
+        )
+
+
+class StaticLinear(QuantizedLinear):
+    """A linear layer with int8 weights and a range of its input that calibration found.
+
+    ``y = activation(x @ weight.t() + bias)`` by :func:`torchquant.ops.linear_static`, x quantized
+    to uint8 with ``input_scale`` and ``input_zero_point``. Where it has an output scale, that of
+    the layer which reads its output, it gives uint8, which that one takes as it is.
+
+    Buffers: those of :class:`DynamicLinear`; ``input_scale`` float32 ``[]``, ``input_zero_point``
+    int32 ``[]``; ``output_scale`` and ``output_zero_point``, the same or None.
+
+    Attributes:
+        output_dtype: The dtype of a float output. None: that of the input. Set for layers that take
+            uint8, and changed by ``.half()`` and ``.to(dtype)``.
+    """
+
+    input_scale: Tensor
+    input_zero_point: Tensor
+    output_dtype: torch.dtype | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str = "none",
+        requantize: bool = False,
+    ) -> None:
+        """An all-zero layer, to load a state dict into. Use :meth:`from_float` otherwise.
+
+        ``requantize``: whether it gives uint8, and so has an output scale.
+        """
+        super().__init__(in_features, out_features, bias, activation)
+        one, zero = torch.ones((), dtype=torch.float32), torch.zeros((), dtype=torch.int32)
+        self.register_buffer("input_scale", one)
+        self.register_buffer("input_zero_point", zero)
+        self.register_buffer("output_scale", one.clone() if requantize else None)
+        self.register_buffer("output_zero_point", zero.clone() if requantize else None)
+        self.output_dtype = None
+
+    @classmethod
+    def from_float(
+        cls,
+        linear: torch.nn.Linear,
+        input_scale: Tensor,
+        input_zero_point: Tensor,
+        activation: str = "none",
+        weight_method: str = "minmax",
+    ) -> "StaticLinear":
+        """Quantizes the weight of ``linear``, symmetric, one scale for each output feature.
+
+        Args:
+            linear: The float layer; it is not changed.
+            input_scale: float32, one element, for codes [0, 255], as
+                :meth:`torchquant.Calibration.qparams` gives them.
+            input_zero_point: int32, one element.
+            activation: "none" or "relu", applied to the output.
+            weight_method: "minmax", or "mse": scales of least squared error on the weights.
+
+        Raises:
+            TypeError: ``linear`` is not a torch.nn.Linear.
+            ValueError: As for :meth:`DynamicLinear.from_float`, or the scale or zero point is not
+                one finite element.
+        """
+        _check_linear(linear)
+        check_weight_method(weight_method)
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
+        layer.take_weight(linear, weight_method)
+        layer.input_scale, layer.input_zero_point = _one_pair(
+            input_scale, input_zero_point, linear.weight.device
+        )
+        return layer
+
+    def requantize_for(self, reader: "StaticLinear") -> None:
+        """Gives uint8 from now on, as ``reader`` quantizes its input."""
+        self.output_scale = reader.input_scale.clone()
+        self.output_zero_point = reader.input_zero_point.clone()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Input ``[..., in_features]``, float or quantized, to ``[..., out_features]``."""
+        self.check_width(input)
+        return torch.ops.torchquant.linear_static(  # type: ignore[no-any-return]
+            input,
+            self.input_scale,
+            self.input_zero_point,
+            self.packed_weight,
+            self.weight_scale,
+            self.weight_sum,
+            self.bias,
+            self.activation,
+            self.output_scale,
+            self.output_zero_point,
+            self.output_dtype,
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StaticLinear":
+        super()._apply(fn, recurse)
+        if self.output_dtype is not None:
+            self.output_dtype = fn(torch.empty(0, dtype=self.output_dtype)).dtype
         return self
+
+    def extra_repr(self) -> str:
+        """The numbers that ``print(model)`` shows."""
+        return f"{super().extra_repr()}, requantize={self.output_scale is not None}"
+
+
+def _one_pair(scale: Tensor, zero_point: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Checked, 0-dim and on the device."""
+    if scale.dtype != torch.float32 or scale.numel() != 1 or not 0 < scale.item() < torch.inf:
+        raise ValueError(
+            "input_scale must be one positive finite float32, but got "
+            f"{scale.dtype} {scale.tolist()}: pass what Calibration.qparams returned"
+        )
+    if zero_point.dtype != torch.int32 or zero_point.numel() != 1:
+        raise ValueError(
+            "input_zero_point must be one int32, but got "
+            f"{zero_point.dtype} {zero_point.tolist()}: pass what Calibration.qparams returned"
+        )
+    return (
+        scale.detach().reshape(()).clone().to(device),
+        zero_point.reshape(()).clone().to(device),
+    )

@@ -692,6 +692,68 @@ def linear_static(
     return result
 
 
+def histogram_observe_(counts: Tensor, range: Tensor, input: Tensor) -> None:
+    """Adds a tensor to a calibration state, in one pass: counts and range are changed in place.
+
+    Each value, as a float32, is counted in the bin that its sign, its exponent and 6 bits of its
+    mantissa are: ``bits >> 17``, the same for any data. NaN and Inf are counted too, in the bins of
+    exponent 255. Counts add, so neither batches nor their order matter.
+
+    Args:
+        counts: int64 ``[32768]``, zero at first.
+        range: float32 ``[2]``: the minimum and maximum of the finite values, (+Inf, -Inf) at first.
+        input: Float tensor of any shape.
+
+    Raises:
+        RuntimeError: a dtype, shape or device that differs from the above, or tensors that share
+            memory.
+    """
+    _ops.histogram_observe_(counts, range, input)
+
+
+def histogram_qparams(
+    counts: Tensor,
+    range: Tensor,
+    quant_min: int,
+    quant_max: int,
+    symmetric: bool,
+    method: str,
+    percentile: float,
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point for the values that :func:`histogram_observe_` counted.
+
+    A range is read from the state and turned into qparams as :func:`choose_qparams_per_tensor`
+    does. docs/calibration.md derives each method and what it guarantees:
+
+    - "minmax": the exact range.
+    - "percentile": symmetric, what ``percentile`` percent of ``|x|`` do not exceed; affine, with
+      ``(100 - percentile) / 2`` percent outside on either side. Within a bin, 1/64 of the value.
+    - "mse": the range whose quantization has the least expected squared error.
+    - "entropy": symmetric about 0 (affine ranges are cut to what was seen), where the histogram
+      loses least information, in the Kullback-Leibler sense. Poor for long tails.
+
+    Args:
+        counts: int64 ``[32768]``. All zero gives scale 1.
+        range: float32 ``[2]``.
+        quant_min: Least code.
+        quant_max: Greatest code, above quant_min.
+        symmetric: Whether zero_point is 0. Needs ``quant_min < 0 < quant_max``.
+        method: One of the above.
+        percentile: In (50, 100]; only the method of that name uses it.
+
+    Returns:
+        scale, float32 ``[]``, and zero_point, int32 ``[]``; computed on the host for any device.
+
+    Raises:
+        RuntimeError: NaN or Inf was counted, counts and range do not belong together, or an
+            argument is not as above.
+    """
+    result: tuple[Tensor, Tensor] = _ops.histogram_qparams(
+        counts, range, quant_min, quant_max, symmetric, method, percentile
+    )
+    return result
+
+
 def active_kernels() -> str:
     """The kernel set in use: "avx512vnni", "avxvnni", "avx2" or "scalar".
 
