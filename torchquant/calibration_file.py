@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from torchquant.histogram import Histogram
 
 FORMAT = "torchquant.calibration"
 VERSION = 1
+KEY = "torchquant"
 _NUMBERS: Mapping[str, type] = {
     "method": str,
     "percentile": float,
@@ -37,24 +38,19 @@ def _library_version() -> str:
 def write(
     path: str | PathLike[str], histograms: Mapping[str, Histogram], numbers: Mapping[str, Any]
 ) -> None:
-    """Writes a file beside ``path``, then puts it in its place."""
+    """Writes a file beside ``path``, then puts it in its place. Equal states give equal bytes."""
     tensors = {}
     for name, histogram in histograms.items():
         tensors[f"{name}.counts"] = histogram.counts
         tensors[f"{name}.range"] = histogram.range
-    metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "torchquant": _library_version(),
-        "calibration": json.dumps(numbers),
-    }
+    about = {"format": FORMAT, "version": VERSION, "torchquant": _library_version(), **numbers}
+    # Under one key, because safetensors writes several in no order.
+    content = save(tensors, {KEY: json.dumps(about)})
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, beside, metadata)
+        beside.write_bytes(content)
         os.replace(beside, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -66,47 +62,43 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Histogram], dict[str, Any
         raise FileNotFoundError(f"{path} does not exist: pass what Calibration.save wrote")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            _check_version(path, metadata)
+            about = _read_about(path, file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} is no whole safetensors file ({error}): pass what Calibration.save wrote"
         ) from error
-    numbers = _read_numbers(path, metadata)
-    return _read_histograms(path, tensors, numbers["calls"]), numbers
+    return _read_histograms(path, tensors, about["calls"]), about
 
 
-def _check_version(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} must hold a calibration, but its format is {metadata.get('format')!r}: pass "
-            "what Calibration.save wrote"
-        )
-    if metadata.get("version") != str(VERSION):
-        raise ValueError(
-            f"{path} must have version {VERSION}, but has {metadata.get('version')!r} (written by "
-            f"torchquant {metadata.get('torchquant')}): install a newer torchquant, or calibrate "
-            "again"
-        )
-
-
-def _read_numbers(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _read_about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        numbers = json.loads(metadata.get("calibration", ""))
+        about = json.loads(metadata.get(KEY, "{}"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: the key calibration is no JSON ({error})") from error
-    if not isinstance(numbers, dict) or set(numbers) != set(_NUMBERS):
+        raise ValueError(f"{path}: its metadata is no JSON ({error})") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(
-            f"{path}: the key calibration must hold {', '.join(_NUMBERS)}, but holds {numbers!r}"
+            f"{path} must hold a calibration, but its metadata is {metadata!r}: pass what "
+            "Calibration.save wrote"
         )
+    if about.get("version") != VERSION:
+        raise ValueError(
+            f"{path} must have version {VERSION}, but has {about.get('version')!r} (written by "
+            f"torchquant {about.get('torchquant')}): install a newer torchquant, or calibrate again"
+        )
+    _check_numbers(path, about)
+    return about
+
+
+def _check_numbers(path: Path, about: Mapping[str, Any]) -> None:
     for key, kind in _NUMBERS.items():
-        if type(numbers[key]) is not kind:
-            raise ValueError(f"{path}: {key} must be of type {kind.__name__}: {numbers[key]!r}")
-    for key, count in {"batches": numbers["batches"], **numbers["calls"]}.items():
+        if type(about.get(key)) is not kind:
+            raise ValueError(
+                f"{path}: {key} must be of type {kind.__name__}, but is {about.get(key)!r}"
+            )
+    for key, count in {"batches": about["batches"], **about["calls"]}.items():
         if type(count) is not int or count < 0:
             raise ValueError(f"{path}: {key} must be a number of times, but is {count!r}")
-    return numbers
 
 
 def _read_histograms(
