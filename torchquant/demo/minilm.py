@@ -1,4 +1,4 @@
-"""A real model, all-MiniLM-L6-v2, in float32 and in INT8: size, time and quality."""
+"""A real model, all-MiniLM-L6-v2, in float32 and in INT8: calibration, size, time and quality."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import torchquant
+from torchquant.calibration import METHODS
 from torchquant.demo.report import DemoError, Section, Value
 from torchquant.demo.sentences import english_sentences
 
 BATCH_SIZE = 32
 ROUNDS = 3
 TIMED_SENTENCES = 512
+CALIBRATION_SENTENCES = 256
 _MAX_TOKENS = 256
 _CALM = 1.5
 
@@ -105,7 +108,9 @@ def _torch_ao(encoder: SentenceEncoder) -> nn.Module:
         )
 
 
-def variants(encoder: SentenceEncoder) -> tuple[dict[str, nn.Module], str]:
+def variants(
+    encoder: SentenceEncoder, calibration: torchquant.Calibration
+) -> tuple[dict[str, nn.Module], str]:
     """Return the models to compare, and a note on a peer that this PyTorch does not offer."""
     models: dict[str, nn.Module] = {"float32": encoder}
     note = ""
@@ -113,7 +118,8 @@ def variants(encoder: SentenceEncoder) -> tuple[dict[str, nn.Module], str]:
         models["torch.ao dynamic"] = _torch_ao(encoder)
     except (AttributeError, NotImplementedError, RuntimeError) as error:
         note = f"torch.ao dynamic is left out, for it does not run here: {error}"
-    models["torchquant"] = torchquant.quantize_dynamic(encoder)
+    models["torchquant dynamic"] = torchquant.quantize_dynamic(encoder)
+    models["torchquant static"] = torchquant.quantize_static(encoder, calibration)
     return models, note
 
 
@@ -141,7 +147,7 @@ def time_rounds(
     """Time the models in turn, round after round, so that all meet the same machine."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
     total = rounds * len(models) * len(inputs)
-    with require("tqdm").tqdm(total=total, desc="timing", unit="batch") as bar:
+    with tqdm(total=total, desc="timing", unit="batch") as bar:
         for model in models.values():
             embed(model, inputs[-1:], lambda: None)
         for _ in range(rounds):
@@ -201,7 +207,7 @@ def quality(reference: Tensor, embeddings: Tensor) -> Quality:
 
 def _embed_all(models: Mapping[str, nn.Module], inputs: Sequence[Batch]) -> dict[str, Tensor]:
     total = len(models) * len(inputs)
-    with require("tqdm").tqdm(total=total, desc="embedding", unit="batch") as bar:
+    with tqdm(total=total, desc="embedding", unit="batch") as bar:
         return {name: embed(model, inputs, bar.update) for name, model in models.items()}
 
 
@@ -215,13 +221,60 @@ def _linear_count(model: nn.Module) -> int:
     return sum(type(module) is nn.Linear for module in model.modules())
 
 
+def calibrate(
+    encoder: SentenceEncoder, tokenizer: Tokenizer, sentences: Sequence[str]
+) -> tuple[torchquant.Calibration, Section]:
+    """Calibrate with some of the sentences, and compare the methods on as many others."""
+    chosen = spread(sentences, min(CALIBRATION_SENTENCES, len(sentences) // 2))
+    inputs = batches(tokenizer, chosen)
+    embed(encoder, inputs, lambda: None)
+    start = time.perf_counter()
+    embed(encoder, inputs, lambda: None)
+    plain = time.perf_counter() - start
+    start = time.perf_counter()
+    calibration = torchquant.calibrate(encoder, inputs)
+    seconds = time.perf_counter() - start
+    known = set(chosen)
+    others = spread([text for text in sentences if text not in known], len(chosen))
+    section = Section(
+        "calibration",
+        "Calibration of all-MiniLM-L6-v2: static INT8 by each method, from one state",
+        _compare_methods(encoder, calibration, batches(tokenizer, others)),
+        {
+            "calibration_sentences": len(chosen),
+            "compared_on_others": len(others),
+            "tensors_observed": len(calibration.names),
+            "state_megabytes": len(calibration.names) * 32_768 * 8 / 1e6,
+            "seconds": seconds,
+            "times_of_a_plain_forward": seconds / plain,
+        },
+    )
+    return calibration, section
+
+
+def _compare_methods(
+    encoder: SentenceEncoder, calibration: torchquant.Calibration, inputs: Sequence[Batch]
+) -> list[dict[str, Value]]:
+    models = {
+        method: torchquant.quantize_static(encoder, calibration, method=method)
+        for method in METHODS
+    }
+    embeddings = _embed_all({"float32": encoder, **models}, inputs)
+    return [
+        {"method": method, **vars(quality(embeddings["float32"], embeddings[method]))}
+        for method in METHODS
+    ]
+
+
 def sections(
     encoder: SentenceEncoder, tokenizer: Tokenizer, sentences: Sequence[str] | None = None
 ) -> Iterator[Section]:
     """Compare the encoder with its quantized forms, on all of pydoc's sentences by default."""
     sentences = english_sentences() if sentences is None else sentences
+    calibration, methods = calibrate(encoder, tokenizer, sentences)
+    yield methods
     timed = spread(sentences, TIMED_SENTENCES)
-    models, note = variants(encoder)
+    models, note = variants(encoder, calibration)
     rounds = time_rounds(models, batches(tokenizer, timed))
     seconds = {name: statistics.median(times) for name, times in rounds.items()}
     embeddings = _embed_all(models, batches(tokenizer, sentences))
@@ -246,8 +299,8 @@ def sections(
             "batch_size": BATCH_SIZE,
             "timing_rounds": ROUNDS,
             "threads": torch.get_num_threads(),
-            "linears_replaced": _linear_count(encoder) - _linear_count(models["torchquant"]),
-            "linears_left": _linear_count(models["torchquant"]),
+            "linears_replaced": _linear_count(encoder) - _linear_count(models["torchquant static"]),
+            "linears_left": _linear_count(models["torchquant static"]),
         },
         "\n".join(filter(None, (note, _unrest(rounds)))),
     )
