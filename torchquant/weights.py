@@ -11,7 +11,7 @@ QUANT_MIN, QUANT_MAX = -128, 127
 MAX_IN_FEATURES = 65_793  # above it the sums of uint8 x int8 products may not fit int32
 WEIGHT_METHODS = ("minmax", "mse")
 
-_SHARES = tuple(2 ** (-step / 16) for step in range(33))  # of the range, down to a quarter
+_SHARES = tuple(2 ** (-step / 32) for step in range(65))  # of the range, down to a quarter
 
 
 def check_quantizable(linear: torch.nn.Linear, name: str) -> None:
@@ -52,7 +52,7 @@ def check_weight_method(weight_method: str) -> None:
 def quantize_weight(weight: Tensor, weight_method: str = "minmax") -> tuple[Tensor, Tensor]:
     """Codes, int8 ``[N, K]``, and scales, float32 ``[N]``: symmetric, one for each row.
 
-    "minmax": ``scale = max|w| / 127``. "mse": of 33 shares of that, down to a quarter, the one
+    "minmax": ``scale = max|w| / 127``. "mse": of 65 shares of that, down to a quarter, the one
     whose codes have the least squared error over the row, measured on the weights themselves.
     """
     weight = weight.float()

@@ -175,9 +175,10 @@ static constexpr double kCoarseStep = 0.91700404320467121;  // 2^(-1/8)
 static constexpr int32_t kCoarseSteps = 320;                // 40 octaves
 static constexpr int32_t kFineSteps = 8;
 
+static inline double sum_of(SquaredError error) { return error.clipping + error.rounding; }
+
 static inline void keep_better(Search& best, double share, SquaredError error) {
-  const double sum = error.clipping + error.rounding;
-  if (sum < best.error) best = {share, sum};
+  if (sum_of(error) < best.error) best = {share, sum_of(error)};
 }
 
 template <class Error>
@@ -203,6 +204,10 @@ static inline void search_finely(Search& best, double step, Error error_of) {
 
 static constexpr int32_t kFineRounds = 3;  // down to 2^-12 of the best
 
+// What clipping has to save, or the range stays whole: values on a lattice (the bytes of an image)
+// may fit the whole range exactly, which bins do not show.
+static constexpr double kWorthClipping = 1.01;
+
 template <class Error>
 static inline Search best_share(Error error_of) {
   Search best = {1, INFINITY};
@@ -211,7 +216,8 @@ static inline Search best_share(Error error_of) {
   for (int32_t i = 0; i < kFineRounds; ++i, step /= kFineSteps) {
     search_finely(best, step, error_of);
   }
-  return best;
+  const double whole = sum_of(error_of(1));
+  return whole <= kWorthClipping * best.error ? Search{1, whole} : best;
 }
 
 static inline Range symmetric_mse_range(const Stretches& all, int32_t quant_min,
@@ -250,6 +256,8 @@ static inline Range affine_mse_range(const Stretches& all, int32_t quant_min, in
   for (int32_t i = 0; i < kFineRounds; ++i, step /= kFineSteps) {
     in_turn([&](Search& best, auto error) { search_finely(best, step, error); });
   }
+  const double whole = sum_of(error_of(1, 1));
+  if (whole <= kWorthClipping * low.error) return range_between(least, greatest);
   return range_between(least * low.share, greatest * high.share);
 }
 
