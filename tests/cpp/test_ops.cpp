@@ -137,6 +137,30 @@ TEST(Operators, LinearStaticIsTheLayerOnQuantizedInput) {
                                .toTensor()));
 }
 
+TEST(Operators, ObserveInPartsAndReadEveryMethod) {
+  const at::Tensor x = at::randn({40, 50});
+  const auto new_counts = [] { return at::zeros({32768}, at::kLong); };
+  const auto new_range = [] { return at::tensor({INFINITY, -INFINITY}); };
+  at::Tensor counts = new_counts(), range = new_range();
+  for (const at::Tensor& part : x.split(7)) torchquant::histogram_observe_(counts, range, part);
+  at::Tensor counts_at_once = new_counts(), range_at_once = new_range();
+  torchquant::histogram_observe_(counts_at_once, range_at_once, x);
+  EXPECT_TRUE(counts.equal(counts_at_once));
+  EXPECT_TRUE(range.equal(range_at_once));
+  EXPECT_TRUE(range.equal(at::stack({x.min(), x.max()})));
+  for (const char* method : {"minmax", "percentile", "mse", "entropy"}) {
+    const auto [scale, zero_point] =
+        torchquant::histogram_qparams(counts, range, 0, 255, false, method, 99.99);
+    torch::jit::Stack stack = {counts, range, 0, 255, false, method, 99.99};
+    EXPECT_TRUE(scale.equal(jit("histogram_qparams", stack).toTensor())) << method;
+    EXPECT_GT(zero_point.item<int>(), 0);
+  }
+  const auto exact = torchquant::choose_qparams_per_tensor(x, 0, 255, false);
+  const auto read = torchquant::histogram_qparams(counts, range, 0, 255, false, "minmax", 99.99);
+  EXPECT_TRUE(std::get<0>(read).equal(std::get<0>(exact)));
+  EXPECT_TRUE(std::get<1>(read).equal(std::get<1>(exact)));
+}
+
 TEST(Operators, WrongArgumentsThrowAndNameTheArgument) {
   try {
     torchquant::pack_weight(at::randn({2, 2}));
