@@ -191,3 +191,21 @@ def test_a_size_that_is_none_is_refused() -> None:
     ran = run("elementwise", "--size", "4096")
     assert ran.returncode != 0
     assert "a size is ROWSxCOLUMNS, two positive numbers, but this is '4096'" in ran.stderr
+
+
+def test_calibration_is_timed_beside_its_peers() -> None:
+    report = measure("calibration", "--only", "observe", "qparams", "mlp")
+    observed = report["observe, threads: 1"]
+    assert {row["by"] for row in observed} == {
+        "ops.histogram_observe_",
+        "torch.histc, 2048 bins",
+        "torch.aminmax",
+        "torch.ao HistogramObserver",
+    }
+    assert {row["input"] for row in observed} == {"Gaussian", "half zeros", "bfloat16"}
+    assert all(row["GB/s"] > 0 for row in observed)
+    assert len(report["qparams, threads: 1"]) == 9
+    accuracy = {row["model"]: row["accuracy"] for row in report["mlp, threads: 1"]}
+    # A thousand digits: 0.5 are five of them, which another torch may train otherwise.
+    assert accuracy["static, mse, weights minmax"] == pytest.approx(accuracy["float32"], abs=0.5)
+    assert accuracy["float32"] > 90
