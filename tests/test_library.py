@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from operator_tests import assert_same, operator
+from operator_tests import assert_same, operator, outcome, outcome_of
 from samples import OPERATORS, samples
 
 import torchquant
@@ -110,7 +110,6 @@ def test_python_function_has_the_arguments_of_the_schema(name: str) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_python_function_calls_the_operator(name: str) -> None:
     for sample in samples(name):
-        assert_same(
-            getattr(torchquant.ops, name)(*sample.arguments, **sample.keywords),
-            operator(name)(*sample.arguments, **sample.keywords),
-        )
+        function = getattr(torchquant.ops, name)
+        result = outcome(name, sample.arguments, sample.keywords, call=function)
+        assert_same(result, outcome_of(name, sample))
