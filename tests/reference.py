@@ -443,6 +443,271 @@ def fake_quantize_per_tensor_backward(
     return of_input.reshape(input.shape), of_scale
 
 
+# histogram
+
+
+def _integer_bits(input: Tensor) -> Array:
+    input = input.detach().contiguous().reshape(-1)
+    return input.view({4: torch.int32, 2: torch.int16}[input.element_size()]).numpy()
+
+
+def _nan_payload(bits: Array, dtype: torch.dtype) -> Array:
+    """The 6 bits of mantissa of a NaN as float32, which a float16 becomes as a quiet one."""
+    if dtype == torch.float16:
+        return bits >> 4 & 63 | 32
+    return bits >> (17 if dtype == torch.float32 else 1) & 63
+
+
+def _bins(input: Tensor) -> Array:
+    """Sign, exponent and 6 bits of mantissa, from the value; but the sign, and of NaN the mantissa,
+    are in its bits only."""
+    x, bits = _float32(input).reshape(-1), _integer_bits(input)
+    with np.errstate(all="ignore"):
+        magnitude = np.abs(x.astype(np.float64))
+        fraction, exponent = np.frexp(magnitude)
+        octave = exponent.astype(np.int64) + 126
+        within = np.floor((2 * fraction - 1) * 64)
+        bins = np.where(magnitude >= FLT_MIN, octave * 64 + within, np.floor(magnitude * 2.0**132))
+    bins = np.where(np.isinf(x), 255 * 64, bins)
+    bins = np.where(np.isnan(x), 255 * 64 + _nan_payload(bits, input.dtype), bins)
+    return bins.astype(np.int64) + np.where(bits < 0, 1 << 14, 0)
+
+
+def histogram_observe_(counts: Tensor, range: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+    """The counts and the range afterwards; the arguments stay as they are."""
+    x = _float32(input).reshape(-1)
+    added = np.bincount(_bins(input), minlength=1 << 15)
+    seen = np.concatenate([_float32(range), x[np.isfinite(x)]])
+    ends = np.array([seen[0], seen[1]])
+    if seen.size > 2:
+        ends = np.array([min(seen[0], seen[2:].min()), max(seen[1], seen[2:].max())])
+    ends = np.where(ends == 0, np.float32(0), ends)
+    return counts + torch.from_numpy(added), torch.from_numpy(ends.astype(np.float32))
+
+
+class Stretches:
+    """A histogram as stretches [low, high], ascending, with the count that is uniform on each."""
+
+    def __init__(self, low: Array, high: Array, count: Array, ends: tuple[float, float]) -> None:
+        some = count > 0
+        self.low = np.clip(low[some], *ends)
+        self.high = np.clip(high[some], *ends)
+        self.count = count[some].astype(np.float64)
+        self.ends = ends
+
+
+def _edges() -> Array:
+    """Where the positive bins begin, and where the last ends: values whose other bits are zero."""
+    starts = np.arange(255 * 64, dtype=np.uint32) << 17
+    return np.append(starts.view(np.float32).astype(np.float64), 2.0**128)
+
+
+def _of_signs(counts: Tensor) -> tuple[Array, Array]:
+    both = counts.numpy().reshape(2, 1 << 14)[:, : 255 * 64]
+    return both[0], both[1]
+
+
+def histogram_values(counts: Tensor, range: Tensor) -> Stretches:
+    edges, (positive, negative) = _edges(), _of_signs(counts)
+    return Stretches(
+        np.concatenate([-edges[:0:-1], edges[:-1]]),
+        np.concatenate([-edges[-2::-1], edges[1:]]),
+        np.concatenate([negative[::-1], positive]),
+        (float(range[0]), float(range[1])),
+    )
+
+
+def histogram_magnitudes(counts: Tensor, range: Tensor) -> Stretches:
+    edges, (positive, negative) = _edges(), _of_signs(counts)
+    absmax = max(-float(range[0]), float(range[1]))
+    return Stretches(edges[:-1], edges[1:], positive + negative, (0.0, absmax))
+
+
+def _ordered(all: Stretches) -> Array:
+    """Every value by itself, in the middle of its part of its bin; the last is known exactly."""
+    each = all.count.astype(np.int64)
+    index = np.repeat(np.arange(each.size), each)
+    order = np.arange(index.size) - np.repeat(np.cumsum(each) - each, each)
+    share = (order + 0.5) / all.count[index]
+    values = all.low[index] + (all.high - all.low)[index] * share
+    values[-1] = all.ends[1]
+    return values
+
+
+def _percentile_range(
+    counts: Tensor, range: Tensor, symmetric: bool, percentile: float
+) -> tuple[float, float]:
+    if symmetric:
+        end = np.quantile(_ordered(histogram_magnitudes(counts, range)), percentile / 100)
+        return -float(end), float(end)
+    values = _ordered(histogram_values(counts, range))
+    values[0] = float(range[0]) if percentile == 100 else values[0]
+    outside = (100 - percentile) / 200
+    low, high = np.quantile(values, [outside, 1 - outside])
+    return float(low), float(high)
+
+
+class Moments:
+    """Of the values below a point: how many they are, their sum and the sum of their squares."""
+
+    def __init__(self, all: Stretches) -> None:
+        wide = all.high > all.low
+        self.points, self.weights = all.low[~wide], all.count[~wide]
+        self.low, self.high, self.count = all.low[wide], all.high[wide], all.count[wide]
+        whole = [self._of_part(power, self.high, slice(None)) for power in (0, 1, 2)]
+        self.before = [np.cumsum(part) - part for part in whole]
+
+    def _of_part(self, power: int, to: Array, index: Array | slice) -> Array:
+        low, high = self.low[index], self.high[index]
+        density = self.count[index] / (high - low)
+        part: Array = density * (to ** (power + 1) - low ** (power + 1)) / (power + 1)
+        return part
+
+    def below(self, at: Array) -> list[Array]:
+        """One array for each power, 0, 1 and 2, of the stretches that are wider than a point."""
+        if self.low.size == 0:
+            return [np.zeros_like(at)] * 3
+        index = np.minimum(np.searchsorted(self.high, at), self.high.size - 1)
+        to = np.clip(at, self.low[index], self.high[index])
+        return [self.before[power][index] + self._of_part(power, to, index) for power in (0, 1, 2)]
+
+
+def histogram_error(
+    moments: Moments, quant_min: int, quant_max: int, scale: float, zero_point: int
+) -> float:
+    """The expected sum of squared errors: each code serves the values that are nearest to it, and
+    sum((x - c)^2) = sum(x^2) - 2 c sum(x) + c^2 count. Up to 10 bits or so: it cancels."""
+    codes = np.arange(quant_min, quant_max + 1) - float(zero_point)
+    centres = scale * codes
+    edges = np.concatenate([[-1e300], scale * (codes[1:] - 0.5), [1e300]])
+    count, total, squares = (np.diff(m) for m in moments.below(edges))
+    error = float(np.sum(squares - 2 * centres * total + centres * centres * count))
+    nearest = np.clip(np.rint(moments.points / scale), codes[0], codes[-1]) * scale
+    return error + float(np.sum(moments.weights * (moments.points - nearest) ** 2))
+
+
+def histogram_error_of_range(
+    moments: Moments, low: float, high: float, quant_min: int, quant_max: int, symmetric: bool
+) -> float:
+    ends = np.array([low]), np.array([high])
+    scale, zero_point = _qparams_of_range(*ends, quant_min, quant_max, symmetric)
+    return histogram_error(moments, quant_min, quant_max, float(scale[0]), int(zero_point[0]))
+
+
+def least_histogram_error(
+    counts: Tensor, range: Tensor, quant_min: int, quant_max: int, symmetric: bool
+) -> float:
+    """Over all ranges on a grid of shares of the exact one, both ends by themselves if affine: 12
+    octaves in steps of 2^(1/2), then closely around the best of these."""
+    moments = Moments(histogram_values(counts, range))
+    least, greatest = min(float(range[0]), 0.0), max(float(range[1]), 0.0)
+    if symmetric:
+        greatest = max(-least, greatest)
+        least = -greatest
+
+    def best_of(lows: Array, highs: Array) -> tuple[float, float, float]:
+        pairs = [(a, a) for a in highs] if symmetric else [(a, b) for a in lows for b in highs]
+        parameters = (quant_min, quant_max, symmetric)
+        return min(
+            (histogram_error_of_range(moments, least * a, greatest * b, *parameters), a, b)
+            for a, b in pairs
+        )
+
+    def usable(shares: Array, end: float) -> Array:
+        return shares if end != 0 else np.ones(1)
+
+    coarse = 2.0 ** -(np.arange(24) / 2)
+    _, low, high = best_of(usable(coarse, least), usable(coarse, greatest))
+    close = 2.0 ** np.linspace(-0.5, 0.5, 201 if symmetric else 21)
+    found = best_of(
+        usable(np.minimum(low * close, 1), least), usable(np.minimum(high * close, 1), greatest)
+    )
+    return found[0]
+
+
+LINEAR_BINS = 2048
+
+
+def _linear_counts(all: Stretches) -> Array:
+    """Of magnitudes, zeros left out: each linear bin takes the part of a stretch that it covers."""
+    counts = np.zeros(LINEAR_BINS)
+    edges = np.arange(LINEAR_BINS + 1.0)
+    unit = all.ends[1] / LINEAR_BINS
+    for low, high, count in zip(all.low / unit, all.high / unit, all.count, strict=True):
+        if low == 0:
+            continue
+        covered = np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None)
+        if high == low:
+            covered = np.zeros(LINEAR_BINS)
+            covered[-1] = 1
+        counts += count * covered / covered.sum()
+    return counts
+
+
+def _divergence(counts: Array, bins: int, levels: int) -> float:
+    """KL(P || Q) in nats, each of them normalised."""
+    p, q = counts[:bins].copy(), np.zeros(bins)
+    p[-1] += counts[bins:].sum()
+    starts = np.arange(levels) * bins // levels
+    mass = np.add.reduceat(counts[:bins], starts)
+    occupied = np.add.reduceat((counts[:bins] > 0).astype(np.float64), starts)
+    mean = mass / np.maximum(occupied, 1)
+    q = np.where(counts[:bins] > 0, np.repeat(mean, np.diff(np.append(starts, bins))), 0)
+    some = p > 0
+    if (q[some] == 0).any():
+        return math.inf
+    p, q = p[some] / p.sum(), q[some] / q.sum()
+    return float(np.sum(p * np.log(p / q)))
+
+
+def entropy_bins(counts: Tensor, range: Tensor, levels: int) -> int:
+    """How many of the linear bins are kept: those of the least divergence, of equal ones most."""
+    linear = _linear_counts(histogram_magnitudes(counts, range))
+    best, least = LINEAR_BINS, math.inf
+    for bins in np.arange(LINEAR_BINS, levels - 1, -1):
+        found = _divergence(linear, int(bins), levels)
+        if found < least:
+            best, least = int(bins), found
+    return best
+
+
+def _entropy_range(
+    counts: Tensor, range: Tensor, quant_min: int, quant_max: int, symmetric: bool
+) -> tuple[float, float]:
+    low, high = float(range[0]), float(range[1])
+    levels = quant_max - quant_min + 1
+    if symmetric:
+        levels = quant_max + 1
+    elif low < 0 < high:
+        levels = -(-levels // 2)
+    end = max(-low, high) * entropy_bins(counts, range, levels) / LINEAR_BINS
+    return max(low, -end), min(high, end)
+
+
+def histogram_qparams(
+    counts: Tensor,
+    range: Tensor,
+    quant_min: int,
+    quant_max: int,
+    symmetric: bool,
+    method: str,
+    percentile: float,
+) -> tuple[Tensor, Tensor]:
+    """Of every method but "mse", whose error is known, see least_histogram_error, not its range.
+    What is chosen is a float32 range, of which come scale and zero point as of any other."""
+    low, high = math.inf, -math.inf
+    if counts.sum() > 0:
+        low, high = float(range[0]), float(range[1])
+        if method == "percentile" and (low, high) != (0, 0):
+            low, high = _percentile_range(counts, range, symmetric, percentile)
+        if method == "entropy" and (low, high) != (0, 0):
+            low, high = _entropy_range(counts, range, quant_min, quant_max, symmetric)
+    ends = np.float32([low]).astype(np.float64), np.float32([high]).astype(np.float64)
+    with np.errstate(all="ignore"):
+        scale, zero_point = _qparams_of_range(*ends, quant_min, quant_max, symmetric)
+    return torch.from_numpy(scale).reshape(()), torch.from_numpy(zero_point).reshape(())
+
+
 # pack_bits
 
 

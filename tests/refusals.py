@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -282,6 +283,16 @@ def activation(given: str) -> Wrong:
     return Wrong({"activation": given}, f'{message}: pass "none" and apply others to the result')
 
 
+def method(given: str) -> Wrong:
+    message = 'method must be "minmax", "percentile", "mse" or "entropy", but got'
+    return Wrong({"method": given}, f'{message} "{given}": "mse" suits most activations')
+
+
+def percentile(given: float) -> Wrong:
+    message = f"percentile must lie in (50, 100], but got {given:g}"
+    return Wrong({"percentile": given}, f"{message}: 99.99 is usual")
+
+
 CHANNEL = "one for each channel"
 TOKEN = "one for each row of the last dimension"
 GROUP = "one for each group of each row"
@@ -360,8 +371,11 @@ PER_TOKEN = [
 ]
 
 
+LIMITS = {"quant_min": -128, "quant_max": 127, "symmetric": False}
+
+
 def choose(**more: Any) -> Arguments:
-    return {"input": zeros(2, 3), "quant_min": -128, "quant_max": 127, "symmetric": False, **more}
+    return {"input": zeros(2, 3), **LIMITS, **more}
 
 
 def qparams_of(*right: int) -> Arguments:
@@ -396,6 +410,22 @@ GRAD = [
 PACKED = zeros(1, 2, 16, 4, dtype=I8)
 DEEP_PACKED = zeros(1, 16449, 16, 4, dtype=I8)
 ONE_TOO_MANY = {"out_features": 17}
+
+STATE = {"counts": zeros(32768, dtype=I64), "range": zeros(2)}
+OF_A_STATE = [
+    *none("counts", "range"),
+    *(dtype_of("counts", zeros(32768, dtype=d), I64) for d in (I32, F32)),
+    *(
+        shape_of("counts", zeros(*s, dtype=I64), [32768], "one for each bin")
+        for s in [(), (0,), (32767,), (32769,), (1, 32768), (32768, 1)]
+    ),
+    *(dtype_of("range", zeros(2, dtype=d), F32) for d in (F64, F16, I32)),
+    *(
+        shape_of("range", zeros(*s), [2], "a minimum and a maximum")
+        for s in [(), (1,), (3,), (1, 2)]
+    ),
+    device_of("range", zeros(2), "counts"),
+]
 
 LAYER = {
     "packed_weight": PACKED,
@@ -689,6 +719,26 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
                     "packed_weight": zeros(1, 32768, 16, 4, dtype=I8),
                 },
             ),
+        ],
+    ),
+    "histogram_observe_": (
+        {**STATE, "input": zeros(2, 3)},
+        [
+            *OF_A_STATE,
+            *none("input"),
+            not_float("input", zeros(2, 3, dtype=F64)),
+            not_float("input", zeros(2, 3, dtype=I32)),
+            device_of("input", zeros(2, 3), "counts"),
+        ],
+    ),
+    "histogram_qparams": (
+        {**STATE, **LIMITS, "method": "mse", "percentile": 99.99},
+        [
+            *OF_A_STATE,
+            *RANGE,
+            *SYMMETRIC,
+            *(method(given) for given in ("", "MSE", "minmax ", "kl")),
+            *(percentile(given) for given in (50.0, 0.9999, -1.0, 100.5, math.inf, math.nan)),
         ],
     ),
 }

@@ -7,6 +7,7 @@ test_threads.py.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +73,14 @@ def quantized_linear(
     weight = bytes_(out_features, in_features, seed=seed)
     weight_sum = weight.sum(1, dtype=torch.int32)
     return reference.pack_weight(weight), scales(out_features, seed=seed), weight_sum
+
+
+def histogram(*observed: Tensor) -> tuple[Tensor, Tensor]:
+    """The counts and range of these values."""
+    counts, range_ = torch.zeros(32768, dtype=torch.int64), torch.tensor([math.inf, -math.inf])
+    for values in observed:
+        counts, range_ = reference.histogram_observe_(counts, range_, values)
+    return counts, range_
 
 
 F16, BF16 = torch.float16, torch.bfloat16
@@ -412,6 +421,36 @@ def _linear_static() -> list[Sample]:
     ]
 
 
+def _histogram_observe_() -> list[Sample]:
+    special = torch.tensor([math.nan, 1.0, -math.inf, -0.0, 1e-45, math.inf, -3e38, 0.0])
+    return [
+        Sample("new", (*histogram(), floats(9, 13))),
+        Sample("half-transposed", (*histogram(floats(50)), floats(33, 6, dtype=F16).t())),
+        Sample("bfloat16", (*histogram(floats(7) - 20), floats(2, 3, 41, dtype=BF16))),
+        Sample("special-values", (*histogram(), special.repeat(9))),
+        Sample("0-dim", (*histogram(), torch.tensor(-2.5))),
+        Sample("empty", (*histogram(floats(7)), floats(2, 0))),
+    ]
+
+
+def _histogram_qparams() -> list[Sample]:
+    mixed, positive = histogram(floats(50, 70)), histogram(floats(50, 70).relu() + 0.5)
+    return [
+        Sample("minmax", (*mixed, 0, 255, False, "minmax", 99.99)),
+        Sample("minmax-symmetric", (*mixed, -127, 127, True, "minmax", 99.99)),
+        Sample("percentile", (*mixed, 0, 255, False, "percentile", 99.0)),
+        Sample("percentile-symmetric", (*mixed, -128, 127, True, "percentile", 99.9)),
+        Sample("percentile-positive", (*positive, 0, 255, False, "percentile", 97.5)),
+        Sample("mse", (*mixed, 0, 255, False, "mse", 99.99)),
+        Sample("mse-symmetric", (*mixed, -8, 7, True, "mse", 99.99)),
+        Sample("mse-positive", (*positive, 0, 15, False, "mse", 99.99)),
+        Sample("entropy", (*mixed, 0, 255, False, "entropy", 99.99)),
+        Sample("entropy-symmetric", (*mixed, -128, 127, True, "entropy", 99.99)),
+        Sample("entropy-positive", (*positive, 0, 255, False, "entropy", 99.99)),
+        Sample("empty", (*histogram(), 10, 20, False, "mse", 99.99)),
+    ]
+
+
 _SAMPLES = {
     "choose_qparams_per_tensor": _choose_qparams_per_tensor,
     "choose_qparams_per_channel": _choose_qparams_per_channel,
@@ -441,6 +480,8 @@ _SAMPLES = {
     "int8_matmul_packed": _int8_matmul_packed,
     "linear_dynamic": _linear_dynamic,
     "linear_static": _linear_static,
+    "histogram_observe_": _histogram_observe_,
+    "histogram_qparams": _histogram_qparams,
 }
 OPERATORS = tuple(_SAMPLES)
 

@@ -7,21 +7,21 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from operator_tests import assert_same, operator
+from operator_tests import Results, assert_same, outcome_of
 from samples import OPERATORS, Sample, samples
-from torch import Tensor
 from workload import large_samples
 
 THREADS = 16
+SERIAL = ("histogram_qparams",)  # it searches 32768 counts, whatever was observed
 
 
-def run(calls: list[tuple[str, Sample]]) -> list[Tensor | Sequence[Tensor]]:
-    return [operator(name)(*call.arguments, **call.keywords) for name, call in calls]
+def run(calls: list[tuple[str, Sample]]) -> list[Results]:
+    return [outcome_of(name, call) for name, call in calls]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_sixteen_threads_calling_all_operators_agree_with_one(
     expected = run(calls)
     barrier = threading.Barrier(THREADS)
 
-    def work(_: int) -> list[list[Tensor | Sequence[Tensor]]]:
+    def work(_: int) -> list[list[Results]]:
         barrier.wait(timeout=60)
         return [run(calls) for _ in range(rounds)]
 
@@ -84,7 +84,7 @@ def shares() -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name not in SERIAL])
 def test_two_threads_share_the_work(name: str, shares: dict[str, float]) -> None:
     """CPU time, so a busy machine changes nothing. Half each is 1, serial is 0; the main thread
     also checks and allocates, hence a quarter."""

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import torch
+from operator_tests import outcome_of
 from samples import (
     BF16,
     F16,
@@ -19,6 +20,7 @@ from samples import (
     Sample,
     bytes_,
     floats,
+    histogram,
     quantized_linear,
     samples,
     scales,
@@ -94,6 +96,13 @@ def large_samples(operator: str) -> list[Sample]:
         "dequantize_per_group": [(q, *by_group[g], g) for g in by_group],
         "dequantize_per_token": [(q, *by_token)],
         "quantization_error": [(v, floats(301, 603)) for v in (x, y, x.to(F16), x.double())],
+        "histogram_observe_": [(*histogram(), v) for v in (y, y.to(F16), y.to(BF16), y[:, ::3])],
+        "histogram_qparams": [
+            (*histogram(v), *codes, method, 99.9)
+            for v in (floats(301, 603), x)
+            for codes in ((-8, 7, True), (0, 255, False))
+            for method in ("minmax", "percentile", "mse", "entropy")
+        ],
         "pack_bits": [(q >> (8 - bits), bits) for bits in range(2, 9)],
         "unpack_bits": [(q.view(U8), bits, 603 * 8 // bits, torch.int8) for bits in (2, 4, 8)],
         "int8_matmul": [
@@ -131,7 +140,7 @@ def large_samples(operator: str) -> list[Sample]:
 def digest(operator: str) -> str:
     sha = hashlib.sha256()
     for sample in samples(operator) + large_samples(operator):
-        result = getattr(torch.ops.torchquant, operator)(*sample.arguments, **sample.keywords)
+        result = outcome_of(operator, sample)
         for tensor in [result] if isinstance(result, Tensor) else result:
             if tensor.is_floating_point():
                 # One NaN for all: which of them a processor makes is no part of the result.
