@@ -486,13 +486,25 @@ def histogram_observe_(counts: Tensor, range: Tensor, input: Tensor) -> tuple[Te
 
 
 class Stretches:
-    """A histogram as stretches [low, high], ascending, with the count that is uniform on each."""
+    """A histogram as stretches [low, high], ascending, with the count that is uniform on each.
 
-    def __init__(self, low: Array, high: Array, count: Array, ends: tuple[float, float]) -> None:
+    Of `known` values, the greatest and perhaps the least, one each is a stretch without width.
+    """
+
+    def __init__(
+        self, low: Array, high: Array, count: Array, ends: tuple[float, float], known: list[float]
+    ) -> None:
         some = count > 0
-        self.low = np.clip(low[some], *ends)
-        self.high = np.clip(high[some], *ends)
-        self.count = count[some].astype(np.float64)
+        low, high = np.clip(low[some], *ends), np.clip(high[some], *ends)
+        rest = count[some].astype(np.float64)
+        least, greatest = known[:-1], known[-1:]
+        rest[0] -= len(least)
+        if rest[-1] < 1:  # one value in all, which stands apart already
+            greatest = []
+        rest[-1] -= len(greatest)
+        self.low = np.concatenate([least, low, greatest])
+        self.high = np.concatenate([least, high, greatest])
+        self.count = np.concatenate([np.ones(len(least)), rest, np.ones(len(greatest))])
         self.ends = ends
 
 
@@ -514,23 +526,23 @@ def histogram_values(counts: Tensor, range: Tensor) -> Stretches:
         np.concatenate([-edges[-2::-1], edges[1:]]),
         np.concatenate([negative[::-1], positive]),
         (float(range[0]), float(range[1])),
+        range.tolist(),
     )
 
 
 def histogram_magnitudes(counts: Tensor, range: Tensor) -> Stretches:
     edges, (positive, negative) = _edges(), _of_signs(counts)
     absmax = max(-float(range[0]), float(range[1]))
-    return Stretches(edges[:-1], edges[1:], positive + negative, (0.0, absmax))
+    return Stretches(edges[:-1], edges[1:], positive + negative, (0.0, absmax), [absmax])
 
 
 def _ordered(all: Stretches) -> Array:
-    """Every value by itself, in the middle of its part of its bin; the last is known exactly."""
+    """Every value by itself, in the middle of its part of its stretch."""
     each = all.count.astype(np.int64)
     index = np.repeat(np.arange(each.size), each)
     order = np.arange(index.size) - np.repeat(np.cumsum(each) - each, each)
     share = (order + 0.5) / all.count[index]
-    values = all.low[index] + (all.high - all.low)[index] * share
-    values[-1] = all.ends[1]
+    values: Array = all.low[index] + (all.high - all.low)[index] * share
     return values
 
 
@@ -541,7 +553,6 @@ def _percentile_range(
         end = np.quantile(_ordered(histogram_magnitudes(counts, range)), percentile / 100)
         return -float(end), float(end)
     values = _ordered(histogram_values(counts, range))
-    values[0] = float(range[0]) if percentile == 100 else values[0]
     outside = (100 - percentile) / 200
     low, high = np.quantile(values, [outside, 1 - outside])
     return float(low), float(high)
@@ -681,7 +692,7 @@ def _entropy_range(
     elif low < 0 < high:
         levels = -(-levels // 2)
     end = max(-low, high) * entropy_bins(counts, range, levels) / LINEAR_BINS
-    return max(low, -end), min(high, end)
+    return min(max(low, -end), 0.0), max(min(high, end), 0.0)
 
 
 def histogram_qparams(

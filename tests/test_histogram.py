@@ -75,9 +75,10 @@ class TestHistogramObserve(OperatorTests):
 
 
 def assert_least_error(sample: Sample) -> None:
-    """No range of a dense grid has an error that is less, but for 0.1 % if there is one end to
-    choose: the search takes steps of 2^-12 in the end, where the error is flat. And for 0.5 %,
-    0.02 dB, if there are two: each zero point is another grid, so that the error has ripples."""
+    """No range of a dense grid has an error that is less, but for the 1 % that clipping has to be
+    worth, and 0.1 % if there is one end to choose: the search takes steps of 2^-11 in the end,
+    where the error is flat. And for 0.5 %, 0.02 dB, if there are two: each zero point is another
+    grid, so that the error has ripples."""
     counts, range_, quant_min, quant_max, symmetric, *_ = sample.arguments
     scale, zero_point = outcome_of("histogram_qparams", sample)
     moments = reference.Moments(reference.histogram_values(counts, range_))
@@ -85,7 +86,7 @@ def assert_least_error(sample: Sample) -> None:
         moments, quant_min, quant_max, scale.item(), int(zero_point.item())
     )
     least = reference.least_histogram_error(counts, range_, quant_min, quant_max, symmetric)
-    assert error <= least * (1.001 if symmetric else 1.005)
+    assert error <= least * (1.011 if symmetric else 1.015)
 
 
 class TestHistogramQparams(OperatorTests):

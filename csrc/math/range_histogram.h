@@ -31,7 +31,7 @@ struct Stretch {
 };
 
 // The stretches of a histogram in ascending order, one for each bin that is not empty. `least` and
-// `greatest` are exact values and trim the outermost ones.
+// `greatest` are exact values: they trim the outermost stretches and are stretches of their own.
 struct Stretches {
   const Stretch* data;
   int32_t size;
@@ -40,7 +40,7 @@ struct Stretches {
   double greatest;
 };
 
-static constexpr int32_t kMostStretches = 2 * kFiniteBins;
+static constexpr int32_t kMostStretches = 2 * kFiniteBins + 2;
 
 static inline void append(Stretches& all, Stretch* data, double low, double high, int64_t count) {
   if (count == 0) return;
@@ -50,15 +50,24 @@ static inline void append(Stretches& all, Stretch* data, double low, double high
   all.count += static_cast<double>(count);
 }
 
-// `data` has room for kMostStretches.
+static inline void set_greatest_apart(Stretches& all, Stretch* data) {
+  if (data[all.size - 1].count < 1) return;  // the one value there is already stands apart
+  data[all.size - 1].count -= 1;
+  data[all.size++] = {all.greatest, all.greatest, 1};
+}
+
+// Of at least one value. `data` has room for kMostStretches.
 static inline Stretches values_of(const int64_t* counts, float min, float max, Stretch* data) {
-  Stretches all = {data, 0, 0, min, max};
+  Stretches all = {data, 1, 0, min, max};
+  data[0] = {min, min, 1};
   for (int32_t b = kFiniteBins - 1; b >= 0; --b) {
     append(all, data, -edge_of(b + 1), -edge_of(b), counts[kNegativeBins + b]);
   }
   for (int32_t b = 0; b < kFiniteBins; ++b) {
     append(all, data, edge_of(b), edge_of(b + 1), counts[b]);
   }
+  data[1].count -= 1;
+  set_greatest_apart(all, data);
   return all;
 }
 
@@ -68,12 +77,12 @@ static inline Stretches magnitudes_of(const int64_t* counts, float min, float ma
   for (int32_t b = 0; b < kFiniteBins; ++b) {
     append(all, data, edge_of(b), edge_of(b + 1), counts[b] + counts[kNegativeBins + b]);
   }
+  set_greatest_apart(all, data);
   return all;
 }
 
-// The value at `order`, from 0, of the sorted ones: within its bin, and the last one exactly.
+// The value at `order`, from 0, of the sorted ones: within its bin.
 static inline double ordered_value(const Stretches& all, double order) {
-  if (order >= all.count - 1) return all.greatest;
   for (int32_t i = 0; i < all.size; ++i) {
     const Stretch& s = all.data[i];
     if (order < s.count) return s.low + (s.high - s.low) * ((order + 0.5) / s.count);
@@ -85,7 +94,6 @@ static inline double ordered_value(const Stretches& all, double order) {
 // What `share` of the values, in [0, 1], do not exceed: as torch.quantile defines it, linear
 // between the two values around rank share * (count - 1).
 static inline double quantile_of(const Stretches& all, double share) {
-  if (share <= 0) return all.least;
   const double rank = share * (all.count - 1), order = floor(rank);
   const double below = ordered_value(all, order), above = ordered_value(all, order + 1);
   return below + (above - below) * (rank - order);
@@ -164,15 +172,16 @@ static inline Range range_between(double low, double high) {
 }
 
 // A search for the share of an end, in (0, 1], whose error is least. The error is flat around its
-// least, and rippled by the grid: so first every 2^(-1/8), down to where clipping alone costs more
-// than the best so far (it only grows), then ever finer around the best.
+// least, but rippled by the grid where many values lie close together: so first every 2^(-1/32),
+// down to where clipping alone costs more than the best so far (it only grows), then ever finer
+// around the best.
 struct Search {
   double share;
   double error;
 };
 
-static constexpr double kCoarseStep = 0.91700404320467121;  // 2^(-1/8)
-static constexpr int32_t kCoarseSteps = 320;                // 40 octaves
+static constexpr double kCoarseStep = 0.97857206208770009;  // 2^(-1/32)
+static constexpr int32_t kCoarseSteps = 1280;               // 40 octaves
 static constexpr int32_t kFineSteps = 8;
 
 static inline double sum_of(SquaredError error) { return error.clipping + error.rounding; }
@@ -202,20 +211,25 @@ static inline void search_finely(Search& best, double step, Error error_of) {
   }
 }
 
-static constexpr int32_t kFineRounds = 3;  // down to 2^-12 of the best
+static constexpr int32_t kFineRounds = 2;  // down to 2^-11 of the best
 
 // What clipping has to save, or the range stays whole: values on a lattice (the bytes of an image)
 // may fit the whole range exactly, which bins do not show.
 static constexpr double kWorthClipping = 1.01;
 
 template <class Error>
-static inline Search best_share(Error error_of) {
-  Search best = {1, INFINITY};
-  search_coarsely(best, error_of);
+static inline void search_ever_finer(Search& best, Error error_of) {
   double step = 1 - kCoarseStep;
   for (int32_t i = 0; i < kFineRounds; ++i, step /= kFineSteps) {
     search_finely(best, step, error_of);
   }
+}
+
+template <class Error>
+static inline Search best_share(Error error_of) {
+  Search best = {1, INFINITY};
+  search_coarsely(best, error_of);
+  search_ever_finer(best, error_of);
   const double whole = sum_of(error_of(1));
   return whole <= kWorthClipping * best.error ? Search{1, whole} : best;
 }
@@ -231,34 +245,61 @@ static inline Range symmetric_mse_range(const Stretches& all, int32_t quant_min,
   return range_between(-absmax * share, absmax * share);
 }
 
+struct Ends {
+  double low;
+  double high;
+};
+
 // Both ends: shrunk together, then, where there are two, one after the other in turn. The error is
-// nearly convex in them (clipping is in each, and so is the square of the step), so that this finds
-// the least.
-static inline Range affine_mse_range(const Stretches& all, int32_t quant_min, int32_t quant_max) {
-  const double least = all.least < 0 ? all.least : 0,
-               greatest = all.greatest > 0 ? all.greatest : 0;
-  const auto error_of = [&](double low, double high) {
-    const Range range = range_between(least * low, greatest * high);
-    return squared_error(all, affine_qparams(range, quant_min, quant_max), quant_min, quant_max);
-  };
-  Search low = best_share([&](double share) { return error_of(share, share); }), high = low;
-  if (least == 0 || greatest == 0) return range_between(least * low.share, greatest * high.share);
+// nearly convex in them: clipping is in each, and so is the square of the step.
+template <class Error>
+static inline Ends best_ends(Ends whole, Error error_of) {
+  Search low = best_share([&](double s) { return error_of({whole.low * s, whole.high * s}); });
+  Search high = low;
+  const auto ends = [&] { return Ends{whole.low * low.share, whole.high * high.share}; };
+  if (whole.low == 0 || whole.high == 0) return ends();
   const auto in_turn = [&](auto search) {
-    search(low, [&](double share) { return error_of(share, high.share); });
+    search(low, [&](double s) { return error_of({whole.low * s, ends().high}); });
     high.error = low.error;
-    search(high, [&](double share) { return error_of(low.share, share); });
+    search(high, [&](double s) { return error_of({ends().low, whole.high * s}); });
     low.error = high.error;
   };
   for (int32_t i = 0; i < 2; ++i) {
     in_turn([](Search& best, auto error) { search_coarsely(best, error); });
   }
-  double step = 1 - kCoarseStep;
-  for (int32_t i = 0; i < kFineRounds; ++i, step /= kFineSteps) {
-    in_turn([&](Search& best, auto error) { search_finely(best, step, error); });
+  in_turn([](Search& best, auto error) { search_ever_finer(best, error); });
+  return ends();
+}
+
+// The same range a step to either side, so that its zero point is the next one: with few codes the
+// error is not convex in that.
+template <class Error>
+static inline Ends best_neighbour(Ends found, double step, Error error_of) {
+  Ends best = found;
+  double least = sum_of(error_of(found));
+  for (int32_t side = -1; side <= 1; side += 2) {
+    const Ends moved = {found.low + side * step, found.high + side * step};
+    Search search = {1, INFINITY};
+    search_ever_finer(search, [&](double s) { return error_of({moved.low * s, moved.high * s}); });
+    if (search.error >= least) continue;
+    least = search.error;
+    best = {moved.low * search.share, moved.high * search.share};
   }
-  const double whole = sum_of(error_of(1, 1));
-  if (whole <= kWorthClipping * low.error) return range_between(least, greatest);
-  return range_between(least * low.share, greatest * high.share);
+  return best;
+}
+
+static inline Range affine_mse_range(const Stretches& all, int32_t quant_min, int32_t quant_max) {
+  const Ends whole = {all.least < 0 ? all.least : 0, all.greatest > 0 ? all.greatest : 0};
+  const auto error_of = [&](Ends ends) {
+    const Range range = range_between(ends.low, ends.high);
+    return squared_error(all, affine_qparams(range, quant_min, quant_max), quant_min, quant_max);
+  };
+  const Ends found = best_ends(whole, error_of);
+  const double step = (found.high - found.low) / (static_cast<double>(quant_max) - quant_min);
+  const Ends best = best_neighbour(found, step, error_of);
+  const bool is_worth_it = sum_of(error_of(whole)) > kWorthClipping * sum_of(error_of(best));
+  const Ends chosen = is_worth_it ? best : whole;
+  return range_between(chosen.low, chosen.high);
 }
 
 static constexpr int32_t kLinearBins = 2048;

@@ -66,7 +66,7 @@ Range mse_range(const Histogram& seen, const kernels::ChosenCodes& codes, Stretc
 Range entropy_range(const Histogram& seen, const kernels::ChosenCodes& codes, Stretch* room) {
   const auto all = magnitudes_of(seen.counts, seen.min, seen.max, room);
   const double end = entropy_threshold(all, levels_of(seen, codes));
-  return range_between(std::max<double>(seen.min, -end), std::min<double>(seen.max, end));
+  return range_between(std::clamp<double>(seen.min, -end, 0), std::clamp<double>(seen.max, 0, end));
 }
 
 Range range_of(const Histogram& seen, const kernels::ChosenCodes& codes, std::string_view method,
