@@ -125,12 +125,19 @@ def _check_forward_takes(
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
+    # They would turn padded input into nested tensors, for a fast path that hooks switch off.
+    encoders = [module for module in training if isinstance(module, torch.nn.TransformerEncoder)]
+    nested = [encoder.use_nested_tensor for encoder in encoders]
     model.eval()
+    for encoder in encoders:
+        encoder.use_nested_tensor = False
     try:
         yield
     finally:
         for module, was_training in training.items():
             module.training = was_training
+        for encoder, used in zip(encoders, nested, strict=True):
+            encoder.use_nested_tensor = used
 
 
 @contextmanager

@@ -291,13 +291,18 @@ class Calibration:
 
         Raises:
             ImportError: matplotlib is not installed.
-            KeyError, ValueError: as for :meth:`qparams`.
+            KeyError, ValueError: as for :meth:`qparams`; or the layer took empty tensors only.
         """
         from torchquant import calibration_plot
 
         clips: Mapping[str, tuple[float, float]] = {
             method: self.clip(name, method, num_bits, symmetric) for method in METHODS
         }
+        if self._histogram(name).count == 0:
+            raise ValueError(
+                f"{name or 'model'} took empty tensors only, so there is nothing to draw: calibrate "
+                "with data that reaches it"
+            )
         return calibration_plot.draw(self._histogram(name), clips, name, ax)
 
     def __repr__(self) -> str:

@@ -96,7 +96,7 @@ def _check_numbers(path: Path, about: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{path}: {key} must be of type {kind.__name__}, but is {about.get(key)!r}"
             )
-    for key, count in {"batches": about["batches"], **about["calls"]}.items():
+    for key, count in [("batches", about["batches"]), *about["calls"].items()]:
         if type(count) is not int or count < 0:
             raise ValueError(f"{path}: {key} must be a number of times, but is {count!r}")
 

@@ -40,11 +40,14 @@ class Histogram:
     """
 
     def __init__(self, counts: Tensor | None = None, range: Tensor | None = None) -> None:
+        if counts is None:
+            counts = torch.zeros(NUM_BINS, dtype=torch.int64, device="cpu")
+        if range is None:
+            range = torch.tensor([torch.inf, -torch.inf], dtype=torch.float32, device="cpu")
         # Made under inference_mode, they could not be written outside of it.
         with torch.inference_mode(False):
-            self.counts = torch.zeros(NUM_BINS, dtype=torch.int64) if counts is None else counts
-            self.range = torch.tensor([torch.inf, -torch.inf]) if range is None else range
-            self._not_finite = self.counts.view(2, -1)[:, _FINITE:]
+            self.counts = counts.clone() if counts.is_inference() else counts
+            self.range = range.clone() if range.is_inference() else range
 
     def observe(self, tensor: Tensor) -> None:
         """Adds a float tensor of any shape and device."""
@@ -68,7 +71,7 @@ class Histogram:
 
     def has_nan_or_inf(self) -> bool:
         """Whether one of them was not finite."""
-        return bool(self._not_finite.any())
+        return bool(self.counts.view(2, -1)[:, _FINITE:].any())
 
     def qparams(
         self, quant_min: int, quant_max: int, symmetric: bool, method: str, percentile: float

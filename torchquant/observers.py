@@ -172,7 +172,8 @@ class PerChannelMinMaxObserver(FixedDtypes):
         """Records ``input``, float with a dimension ``ch_axis``, and returns it."""
         if input.numel() == 0:
             return input
-        channels = input.detach().movedim(self.ch_axis, 0).flatten(1)
+        channels = input.detach().movedim(self.ch_axis, 0)
+        channels = channels.reshape(channels.size(0), -1)
         least, greatest = channels.amin(dim=1).float(), channels.amax(dim=1).float()
         if self.min_val.numel() == 0:
             self.min_val, self.max_val = least, greatest
