@@ -300,8 +300,8 @@ class Calibration:
         }
         if self._histogram(name).count == 0:
             raise ValueError(
-                f"{name or 'model'} took empty tensors only, so there is nothing to draw: calibrate "
-                "with data that reaches it"
+                f"{name or 'model'} took empty tensors only, so there is nothing to draw: "
+                "calibrate with data that reaches it"
             )
         return calibration_plot.draw(self._histogram(name), clips, name, ax)
 
