@@ -107,8 +107,12 @@ def make(name: str) -> tuple[nn.Module, Tensor, int]:
     return build().eval(), x.clone(), calls
 
 
-def int8_calls(model: Callable[..., Any], *arguments: Any, **keywords: Any) -> int:
-    """How often the int8 operator really ran, which no fast path can hide."""
+def operator_calls(name: str, model: Callable[..., Any], *arguments: Any, **keywords: Any) -> int:
+    """How often an operator of ours really ran, which no fast path can hide."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         model(*arguments, **keywords)
-    return sum(event.name == "torchquant::linear_dynamic" for event in profile.events())
+    return sum(event.name == f"torchquant::{name}" for event in profile.events())
+
+
+def int8_calls(model: Callable[..., Any], *arguments: Any, **keywords: Any) -> int:
+    return operator_calls("linear_dynamic", model, *arguments, **keywords)
