@@ -1,4 +1,4 @@
-"""torchquant.nn.DynamicLinear: a float layer's weight quantized, its state plain tensors."""
+"""torchquant.nn: a float layer's weight quantized, its state plain tensors."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reference
 import torch
 import torch.nn.utils.prune
 from operator_tests import assert_same
-from samples import BF16, F16, I8, I32, floats
+from samples import BF16, F16, I8, I32, U8, bytes_, floats
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from torchquant.nn import DynamicLinear
+from torchquant.nn import DynamicLinear, StaticLinear
+from torchquant.weights import quantize_weight
 
 FLOAT32_BUFFERS = ("weight_scale", "bias")
 
@@ -244,7 +246,7 @@ def test_what_is_no_linear_layer_is_refused() -> None:
     with pytest.raises(
         TypeError,
         match=r"^linear must be a torch\.nn\.Linear, but got Conv2d: pass the layer itself, or a "
-        r"whole model to torchquant\.quantize_dynamic$",
+        r"whole model to torchquant\.quantize_dynamic or quantize_static$",
     ):
         DynamicLinear.from_float(nn.Conv2d(1, 1, 1))
 
@@ -347,3 +349,333 @@ def test_compiles_whole_and_exports_with_dynamic_rows() -> None:
     torch.export.save(program, file)
     file.seek(0)
     assert_same(torch.export.load(file).module()(floats(5, 70)), layer(floats(5, 70)))
+
+
+# StaticLinear
+
+SCALE, ZERO_POINT = torch.tensor(0.08), torch.tensor(117, dtype=I32)
+
+
+def static_layer(
+    bias: bool = True, activation: str = "none", weight_method: str = "minmax"
+) -> StaticLinear:
+    return StaticLinear.from_float(
+        linear(bias=bias), SCALE, ZERO_POINT, activation, weight_method=weight_method
+    )
+
+
+def static_output(layer: StaticLinear, x: Tensor, **output: Any) -> Tensor:
+    """By the reference, of the layer's own weight and the scale and zero point given to it."""
+    return reference.linear_static(
+        x,
+        SCALE,
+        ZERO_POINT,
+        layer.packed_weight,
+        layer.weight_scale,
+        layer.weight_sum,
+        layer.bias,
+        layer.activation,
+        **output,
+    )
+
+
+class Chain(nn.Module):
+    """Two static layers, the first of which gives the codes of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = static_layer(activation="relu")
+        self.last = StaticLinear.from_float(
+            linear(35, 9), torch.tensor(0.7), torch.tensor(0, dtype=I32)
+        )
+        self.first.requantize_for(self.last)
+        self.last.output_dtype = torch.float32
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("weight_method", ["minmax", "mse"])
+@pytest.mark.parametrize("dtype", [torch.float32, F16, BF16])
+def test_static_equals_the_reference(
+    bias: bool, activation: str, weight_method: str, dtype: torch.dtype
+) -> None:
+    layer = static_layer(bias, activation, weight_method)
+    for shape in ((70,), (9, 70), (2, 3, 70), (2, 0, 70)):
+        x = floats(*shape, dtype=dtype)
+        result = layer(x)
+        assert result.dtype == dtype
+        assert_same(result, static_output(layer, x))
+
+
+@pytest.mark.parametrize("dtype", [U8, I8])
+def test_static_takes_codes_as_they_are(dtype: torch.dtype) -> None:
+    layer, codes = static_layer(), bytes_(9, 70, dtype=dtype)
+    assert_same(layer(codes), static_output(layer, codes))
+    x = floats(9, 70)
+    of_x = reference.quantize_per_tensor(x, SCALE, ZERO_POINT, 0, 255, U8)
+    assert_same(layer(of_x), layer(x))
+
+
+@pytest.mark.parametrize("weight_method", ["minmax", "mse"])
+def test_static_has_the_weight_of_its_method(weight_method: str) -> None:
+    float_layer = linear(32_768, 2)
+    with torch.no_grad():
+        float_layer.weight.clamp_(-2, 2)[0, 0] = 16.0  # not worth its range
+    layer = StaticLinear.from_float(float_layer, SCALE, ZERO_POINT, weight_method=weight_method)
+    codes, scale = quantize_weight(float_layer.weight.detach(), weight_method)
+    assert_same(layer.weight_scale, scale)
+    assert_same(layer.packed_weight, reference.pack_weight(codes))
+    assert_same(layer.weight_sum, codes.sum(1, dtype=I32))
+    dynamic = DynamicLinear.from_float(float_layer)
+    assert torch.equal(dynamic.weight_scale, scale) == (weight_method == "minmax")
+
+
+def test_static_state_is_plain_tensors_of_the_documented_shapes() -> None:
+    def kinds(layer: nn.Module) -> dict[str, Any]:
+        return {name: (v.dtype, tuple(v.shape)) for name, v in layer.state_dict().items()}
+
+    weight = {
+        "packed_weight": (I8, (3, 18, 16, 4)),
+        "weight_scale": (torch.float32, (35,)),
+        "weight_sum": (I32, (35,)),
+        "bias": (torch.float32, (35,)),
+        "input_scale": (torch.float32, ()),
+        "input_zero_point": (I32, ()),
+    }
+    output = {"output_scale": (torch.float32, ()), "output_zero_point": (I32, ())}
+    assert kinds(static_layer()) == weight
+    assert kinds(Chain().first) == weight | output
+    assert kinds(StaticLinear(70, 35)) == weight
+    assert kinds(StaticLinear(70, 35, requantize=True)) == weight | output
+    assert not list(static_layer().parameters())
+    assert "bias" not in static_layer(bias=False).state_dict()
+
+
+def test_static_copies_what_it_is_given() -> None:
+    scale, zero_point = torch.tensor([0.08]), torch.tensor([[117]], dtype=I32)
+    layer = StaticLinear.from_float(linear(), scale, zero_point)
+    x = floats(9, 70)
+    expected = layer(x)
+    scale.fill_(9)
+    zero_point.fill_(9)
+    assert layer.input_scale.shape == layer.input_zero_point.shape == ()
+    assert_same(layer(x), expected)
+    assert_same(expected, static_output(layer, x))
+
+
+def test_requantizing_gives_the_codes_of_the_reader() -> None:
+    chain, x = Chain(), floats(9, 70)
+    codes = chain.first(x)
+    assert codes.dtype == U8
+    expected = static_output(
+        chain.first,
+        x,
+        output_scale=torch.tensor(0.7),
+        output_zero_point=torch.tensor(0, dtype=I32),
+    )
+    assert_same(codes, expected)
+    chain.last.input_scale.fill_(5)
+    assert chain.first.output_scale == torch.tensor(0.7)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16])
+def test_casts_of_a_chain_change_the_output_and_no_buffer(dtype: torch.dtype) -> None:
+    chain, x = Chain(), floats(9, 70, dtype=dtype)
+    before = {name: value.clone() for name, value in chain.state_dict().items()}
+    expected = chain(x)
+    assert expected.dtype == torch.float32
+    chain.to(dtype)
+    assert {layer.output_dtype for layer in (chain.first, chain.last)} == {None, dtype}
+    for name, value in chain.state_dict().items():
+        assert_same(value, before[name])
+    assert_same(chain(x), expected.to(dtype))
+    chain.float()
+    assert_same(chain(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16])
+def test_a_cast_layer_alone_gives_what_it_takes(dtype: torch.dtype) -> None:
+    layer = static_layer()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    layer.to(dtype)
+    assert layer.output_dtype is None
+    for name, value in layer.state_dict().items():
+        assert_same(value, before[name])
+    for other in (torch.float32, dtype):
+        assert layer(floats(9, 70, dtype=other)).dtype == other
+
+
+def test_moves_reach_the_whole_static_state() -> None:
+    chain = Chain().to("meta", F16)
+    assert {value.device.type for value in chain.state_dict().values()} == {"meta"}
+    assert chain.last.output_dtype == F16
+    assert chain.first.output_scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        copy.deepcopy,
+        lambda layer: pickle.loads(pickle.dumps(layer)),
+    ],
+    ids=["deepcopy", "pickle"],
+)
+def test_copies_of_static_layers_share_nothing(duplicate: Callable[[Chain], Chain]) -> None:
+    chain, x = Chain(), floats(9, 70)
+    expected = chain(x)
+    other = duplicate(chain)
+    assert_same(other(x), expected)
+    for value in other.state_dict().values():
+        value.zero_()
+    assert_same(chain(x), expected)
+
+
+def test_static_state_dict_round_trips_into_empty_layers() -> None:
+    chain, x = Chain(), floats(9, 70)
+    empty = nn.ModuleDict(
+        {
+            "first": StaticLinear(70, 35, activation="relu", requantize=True),
+            "last": StaticLinear(35, 9),
+        }
+    )
+    empty.load_state_dict(chain.state_dict())
+    assert_same(empty["last"](empty["first"](x)), chain(x))
+    with pytest.raises(RuntimeError, match="output_scale"):
+        StaticLinear(70, 35).load_state_dict(chain.first.state_dict())
+
+
+def test_static_repr_shows_the_numbers() -> None:
+    assert repr(Chain().first) == (
+        "StaticLinear(in_features=70, out_features=35, bias=True, activation='relu', "
+        "requantize=True)"
+    )
+    assert repr(static_layer(bias=False)).endswith(
+        "bias=False, activation='none', requantize=False)"
+    )
+
+
+def static_refusal(kind: type[Exception] = ValueError, **changed: Any) -> str:
+    arguments = {"linear": linear(), "input_scale": SCALE, "input_zero_point": ZERO_POINT}
+    with pytest.raises(kind) as error:
+        StaticLinear.from_float(**arguments | changed)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shown"),
+    [
+        (torch.tensor(0.0), "torch.float32 0.0"),
+        (torch.tensor(-1.0), "torch.float32 -1.0"),
+        (torch.tensor(math.nan), "torch.float32 nan"),
+        (torch.tensor(math.inf), "torch.float32 inf"),
+        (torch.tensor(1.0, dtype=torch.float64), "torch.float64 1.0"),
+        (torch.ones(2), "torch.float32 [1.0, 1.0]"),
+        (torch.ones(0), "torch.float32 []"),
+    ],
+)
+def test_an_input_scale_that_is_none_is_refused(scale: Tensor, shown: str) -> None:
+    assert static_refusal(input_scale=scale) == (
+        f"input_scale must be one positive finite float32, but got {shown}: pass what "
+        "Calibration.qparams returned"
+    )
+
+
+@pytest.mark.parametrize(
+    ("zero_point", "shown"),
+    [
+        (torch.tensor(3), "torch.int64 3"),
+        (torch.tensor(3.0), "torch.float32 3.0"),
+        (torch.zeros(2, dtype=I32), "torch.int32 [0, 0]"),
+    ],
+)
+def test_an_input_zero_point_that_is_none_is_refused(zero_point: Tensor, shown: str) -> None:
+    assert static_refusal(input_zero_point=zero_point) == (
+        f"input_zero_point must be one int32, but got {shown}: pass what Calibration.qparams "
+        "returned"
+    )
+
+
+def test_static_refuses_what_dynamic_does() -> None:
+    broken = linear()
+    with torch.no_grad():
+        broken.weight[3, 5] = math.nan
+    assert static_refusal(linear=broken).startswith(
+        "linear must have a finite weight, but [35, 70]"
+    )
+    assert static_refusal(TypeError, linear=nn.Conv2d(1, 1, 1)).startswith(
+        "linear must be a torch.nn.Linear, but got Conv2d: "
+    )
+    assert static_refusal(activation="gelu") == (
+        'activation must be "none" or "relu", but got \'gelu\': pass "none" and apply others to '
+        "the output"
+    )
+    assert static_refusal(weight_method="max") == (
+        'weight_method must be "minmax" or "mse", but got \'max\': "minmax" keeps every weight in '
+        "range"
+    )
+
+
+@pytest.mark.parametrize("width", [69, 71, 72])
+@pytest.mark.parametrize("dtype", [torch.float32, U8])
+def test_an_input_of_another_width_is_refused_by_static(width: int, dtype: torch.dtype) -> None:
+    with pytest.raises(RuntimeError) as error:
+        static_layer()(torch.ones(9, width, dtype=dtype))
+    assert str(error.value) == (
+        f"input must have 70 features in its last dimension, but got shape [9, {width}]: this "
+        "layer was made for in_features=70"
+    )
+
+
+def test_static_refuses_float64() -> None:
+    with pytest.raises(RuntimeError, match=r"torch\.float64"):
+        static_layer()(floats(9, 70).double())
+
+
+# TorchScript is deprecated as a whole.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.any_kernels
+@pytest.mark.parametrize("make", [static_layer, Chain], ids=["alone", "chain"])
+def test_static_goes_every_road(make: Callable[[], nn.Module]) -> None:
+    layer, x, more = make(), floats(9, 70), floats(20, 70)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(layer), file)
+    file.seek(0)
+    torch.compiler.reset()
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    for road in (
+        torch.jit.load(file),
+        torch.jit.trace(layer, (x,)),
+        torch.compile(layer, fullgraph=True, backend="aot_eager"),
+        program.module(),
+    ):
+        assert_same(road(x), layer(x))
+        assert_same(road(more), layer(more))
+
+
+# TorchScript is deprecated as a whole.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.any_kernels
+def test_a_half_chain_scripts() -> None:
+    chain, x = Chain().half(), floats(9, 70, dtype=F16)
+    scripted = torch.jit.script(chain)
+    assert scripted(x).dtype == F16
+    assert_same(scripted(x), chain(x))
+
+
+def test_static_passes_no_gradient(recwarn: pytest.WarningsRecorder) -> None:
+    assert not static_layer()(floats(9, 70).requires_grad_()).requires_grad
+    assert not recwarn.list
+
+
+def test_static_state_is_float32_whatever_the_default_dtype() -> None:
+    expected = StaticLinear(70, 35, requantize=True).state_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        empty = StaticLinear(70, 35, requantize=True).state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, value in expected.items():
+        assert_same(empty[name], value)
