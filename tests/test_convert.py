@@ -1,4 +1,4 @@
-"""quantize_dynamic: which modules of a model are replaced, and what is kept of the model."""
+"""quantize_dynamic and quantize_static: which modules are replaced, what is kept of the model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,27 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.utils.prune
-from models import MODELS, Attention, Nested, Shared, Tied, encoder, encoder_layer, int8_calls, make
+from calibrations import METHODS, calibrated
+from models import (
+    MODELS,
+    Attention,
+    Nested,
+    Shared,
+    Tied,
+    encoder,
+    encoder_layer,
+    int8_calls,
+    make,
+    operator_calls,
+)
 from operator_tests import assert_same
 from samples import BF16, F16, floats
 from torch import Tensor, nn
 
 import torchquant
-from torchquant.nn import DynamicLinear
+from torchquant import Calibration
+from torchquant.nn import DynamicLinear, StaticLinear
+from torchquant.weights import quantize_weight
 
 
 def error_of(result: Any, expected: Any) -> float:
@@ -433,3 +447,339 @@ def test_filter_fn_is_asked_under_every_name_of_a_shared_module() -> None:
     assert asked == ["first", "again", "block.0"]
     with pytest.raises(ValueError, match="filter_fn refused every Linear"):
         torchquant.quantize_dynamic(Shared(), filter_fn=lambda module, name: name != "again")
+
+
+# quantize_static
+
+
+def static(name: str, **options: Any) -> tuple[nn.Module, nn.Module, Tensor, int]:
+    """A model, the static one of a calibration on its input, the input, and its linear calls."""
+    model, x, calls = make(name)
+    return model, torchquant.quantize_static(model, calibrated(model, x), **options), x, calls
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_linear_call_runs_statically(name: str) -> None:
+    model, quantized, x, calls = static(name)
+    assert operator_calls("linear_static", model, x) == 0
+    with torch.inference_mode():
+        assert operator_calls("linear_static", quantized, x) == calls
+    assert operator_calls("linear_static", quantized, x) == calls
+    assert int8_calls(quantized, x) == 0
+
+
+@pytest.mark.parametrize("weight_method", ["minmax", "mse"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_static_output_is_close_to_the_float_model(name: str, weight_method: str) -> None:
+    """6 % of the output's size for six layers on its way; 4 % where rows have their own ranges."""
+    model, quantized, x, _ = static(name, weight_method=weight_method)
+    with torch.no_grad():
+        assert 0 < error_of(quantized(x), model(x)) < 0.06
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_static_result_is_that_of_replacing_each_layer_by_hand(name: str) -> None:
+    model, quantized, x, _ = static(name)
+    calibration = calibrated(model, x)
+    by_hand = copy.deepcopy(model)
+    made: dict[nn.Module, StaticLinear] = {}
+    for layer_name, layer in by_hand.named_modules():
+        if type(layer) is nn.Linear:
+            made[layer] = StaticLinear.from_float(layer, *calibration.qparams(layer_name))
+    for module in list(by_hand.modules()):
+        for child_name, child in list(module._modules.items()):
+            if child in made:
+                setattr(module, child_name, made[child])
+    by_hand = made.get(by_hand, by_hand)
+    # Training mode is the one without a fused path; every dropout here is 0.
+    for one, other in zip(_flat(quantized(x)), _flat(by_hand.train()(x)), strict=True):
+        assert_same(one.detach(), other.detach())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_original_is_left_alone_by_static(name: str) -> None:
+    model, x, _ = make(name)
+    calibration = calibrated(model, x)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    attributes = [copy.copy(vars(module)) for module in model.modules()]
+    torchquant.quantize_static(model, calibration)
+    assert [vars(module) for module in model.modules()] == attributes
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "linear"])
+def test_static_inplace_changes_the_model_itself(name: str) -> None:
+    model, quantized, x, calls = static(name)
+    calibration = calibrated(model, x)
+    expected = quantized(x)
+    assert torchquant.quantize_static(model, calibration, inplace=True) is model
+    assert operator_calls("linear_static", model, x) == calls
+    for one, other in zip(_flat(model(x)), _flat(expected), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_lone_linear_becomes_a_static_one() -> None:
+    layer, x = nn.Linear(12, 20), floats(5, 12)
+    calibration = calibrated(layer, x)
+    for inplace in (False, True):
+        quantized = torchquant.quantize_static(layer, calibration, inplace=inplace)
+        assert type(quantized) is StaticLinear
+        assert (quantized.input_scale, quantized.input_zero_point) == calibration.qparams("")
+    assert type(layer) is nn.Linear
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ranges_are_those_of_the_method(method: str) -> None:
+    model, x = nn.Linear(12, 20), floats(500, 12)
+    calibration = calibrated(model, x, method="entropy")
+    quantized = torchquant.quantize_static(model, calibration, method=method)
+    expected = calibration.qparams("", method=method)
+    assert (quantized.input_scale, quantized.input_zero_point) == expected
+    default = torchquant.quantize_static(model, calibration)
+    assert (default.input_scale, default.input_zero_point) == calibration.qparams("")
+    assert torch.equal(default.input_scale, expected[0]) == (method == "entropy")
+
+
+def test_weights_are_those_of_the_weight_method() -> None:
+    model = nn.Sequential(nn.Linear(32_768, 2), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.uniform_(-1, 1)[0, 0] = 8.0  # not worth its range
+    calibration = calibrated(model, floats(2, 32_768))
+    scales = []
+    for method in ("minmax", "mse"):
+        quantized = torchquant.quantize_static(model, calibration, weight_method=method)
+        assert_same(quantized[0].weight_scale, quantize_weight(model[0].weight, method)[1])
+        scales.append(quantized[0].weight_scale[0].item())
+    assert scales[1] < scales[0]
+    default = torchquant.quantize_static(model, calibration)
+    assert default[0].weight_scale[0].item() == scales[0]
+
+
+def test_a_saved_calibration_gives_the_same_model(tmp_path: Path) -> None:
+    model, quantized, x, _ = static("nested")
+    calibrated(model, x).save(tmp_path / "calibration")
+    loaded = Calibration.load(tmp_path / "calibration")
+    for one, other in zip(torchquant.quantize_static(model, loaded)(x), quantized(x), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_static_filter_fn_leaves_layers_in_float() -> None:
+    model, quantized, _, _ = static("nested", filter_fn=lambda module, name: name != "heads.a")
+    assert names_of(quantized, nn.Linear) == ["heads.a"]
+    assert len(names_of(quantized, StaticLinear)) == 6
+    assert names_of(model, StaticLinear) == []
+
+
+def test_layers_that_were_not_observed_stay_in_float() -> None:
+    model, x, _ = make("nested")
+    calibration = calibrated(model, x, filter_fn=lambda module, name: name.startswith("heads"))
+    quantized = torchquant.quantize_static(model, calibration)
+    assert names_of(quantized, StaticLinear) == ["heads.a", "heads.b"]
+
+
+def test_observed_outputs_change_nothing() -> None:
+    model, quantized, x, _ = static("mlp")
+    calibration = calibrated(model, x, outputs=True)
+    assert_same(torchquant.quantize_static(model, calibration)(x), quantized(x))
+
+
+def test_static_keeps_shared_and_tied_modules() -> None:
+    _, quantized, _, _ = static("shared")
+    assert isinstance(quantized.first, StaticLinear)
+    assert quantized.again is quantized.first
+    assert quantized.block[0] is quantized.first
+    _, quantized, _, _ = static("tied")
+    left, right = quantized.left, quantized.right
+    for buffer in ("packed_weight", "weight_scale", "weight_sum"):
+        assert getattr(left, buffer).data_ptr() == getattr(right, buffer).data_ptr()
+    assert left.input_scale.data_ptr() != right.input_scale.data_ptr()
+
+
+def test_static_attention_keeps_its_out_proj() -> None:
+    model, quantized, _, _ = static("attention")
+    assert type(quantized.attention.out_proj) is type(model.attention.out_proj)
+    assert type(quantized.after) is StaticLinear
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")  # the float model's own
+def test_a_static_encoder_takes_padding() -> None:
+    torch.manual_seed(0)
+    model, x = encoder().eval(), floats(2, 5, 16)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    batch = {"src": x, "src_key_padding_mask": padding}
+    quantized = torchquant.quantize_static(model, calibrated(model, batch))
+    with torch.no_grad():
+        assert operator_calls("linear_static", quantized, **batch) == 4
+        # 6 % as above; what is padded is 0 in float's nested tensors and is compared with nothing.
+        assert 0 < error_of(quantized(**batch)[~padding], model(**batch)[~padding]) < 0.06
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16])
+@pytest.mark.parametrize("name", ["mlp", "nested", "encoder"])
+def test_a_static_model_casts(name: str, dtype: torch.dtype) -> None:
+    """The chain of the MLP too, whose last layer takes uint8 and gives what the model computes."""
+    model, quantized, x, calls = static(name)
+    expected = [output.detach() for output in _flat(model(x))]
+    quantized = quantized.to(dtype)
+    assert operator_calls("linear_static", quantized, x.to(dtype)) == calls
+    outputs = _flat(quantized(x.to(dtype)))
+    assert {output.dtype for output in outputs} == {dtype}
+    # 3 % more than in float32: bfloat16 keeps 8 bits in every step between the layers.
+    for output, wanted in zip(outputs, expected, strict=True):
+        assert error_of(output.float(), wanted) < 0.09
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), _saved_whole],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+def test_copies_of_static_models_give_the_same_result(
+    name: str, duplicate: Callable[[nn.Module], nn.Module]
+) -> None:
+    _, quantized, x, _ = static(name)
+    for one, wanted in zip(_flat(duplicate(quantized)(x)), _flat(quantized(x)), strict=True):
+        assert torch.equal(one, wanted)
+
+
+def test_training_mode_is_kept_by_static() -> None:
+    for training in (True, False):
+        model, x = Nested().train(training), floats(2, 5, 12)
+        quantized = torchquant.quantize_static(model, calibrated(model, x))
+        assert all(module.training == training for module in quantized.modules())
+
+
+def static_refusal(
+    model: nn.Module, calibration: Any, kind: type[Exception] = ValueError, **options: Any
+) -> str:
+    """The message; the model must be as it was, though it was to be changed in place."""
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(kind) as error:
+        torchquant.quantize_static(model, calibration, inplace=True, **options)
+    assert {name: type(module) for name, module in model.named_modules()} == kinds
+    for key, value in model.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[key].nan_to_num())
+    return str(error.value)
+
+
+def test_the_calibration_of_another_model_is_refused() -> None:
+    model, x, _ = make("mlp")
+    other = nn.Sequential(nn.Linear(12, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    assert static_refusal(model, calibrated(other, x)) == (
+        "calibration must be of this model, but it has no nn.Linear of the name 1, 3: calibrate "
+        "the model that is quantized"
+    )
+
+
+@pytest.mark.parametrize("given", [{}, None, "calibration.safetensors"])
+def test_what_is_no_calibration_is_refused(given: object) -> None:
+    model, _, _ = make("mlp")
+    assert static_refusal(model, given, TypeError) == (
+        f"calibration must be a Calibration, but got {type(given).__name__}: pass what "
+        "torchquant.calibrate(model, batches) returned"
+    )
+
+
+def test_a_layer_that_no_batch_reached_is_refused() -> None:
+    class Sometimes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.never = nn.Linear(12, 12), nn.Linear(12, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x)
+
+    model, x = Sometimes(), floats(5, 12)
+    calibration = calibrated(model, x, x)
+    assert static_refusal(model, calibration) == (
+        "never was never called in 2 batches, so its range is not known: calibrate with data that "
+        "reaches it, or leave it in float by filter_fn"
+    )
+    quantized = torchquant.quantize_static(
+        model, calibration, filter_fn=lambda module, name: name != "never"
+    )
+    assert names_of(quantized, StaticLinear) == ["layer"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        (
+            {"method": "max"},
+            ValueError,
+            "method must be one of minmax, percentile, mse, entropy, but got 'max': \"mse\" suits "
+            "most activations",
+        ),
+        (
+            {"weight_method": "percentile"},
+            ValueError,
+            'weight_method must be "minmax" or "mse", but got \'percentile\': "minmax" keeps every '
+            "weight in range",
+        ),
+        (
+            {"modules": {nn.Conv2d}},
+            ValueError,
+            f"modules must be {{torch.nn.Linear}}, but got { ({nn.Conv2d})!r}: leave it out to "
+            "quantize every nn.Linear",
+        ),
+        (
+            {"modules": nn.Linear},
+            TypeError,
+            "modules must be a set of module types, but got <class "
+            "'torch.nn.modules.linear.Linear'>: pass {torch.nn.Linear}",
+        ),
+        (
+            {"filter_fn": "head"},
+            TypeError,
+            "filter_fn must be a function of (module, name), but got 'head': return False from it "
+            "for layers that stay in float",
+        ),
+        (
+            {"filter_fn": lambda module, name: False},
+            ValueError,
+            "model has nothing to quantize: filter_fn refused every Linear (found 2 Linear, 1 "
+            "Sequential, 1 ReLU)",
+        ),
+    ],
+)
+def test_wrong_arguments_of_static_are_refused(
+    options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    model, x, _ = make("mlp")
+    assert static_refusal(model, calibrated(model, x), kind, **options) == message
+
+
+def test_a_filter_that_refuses_what_was_calibrated_is_named() -> None:
+    model, x, _ = make("mlp")
+    calibration = calibrated(model, x, filter_fn=lambda module, name: name == "0")
+    message = static_refusal(model, calibration, filter_fn=lambda module, name: name == "2")
+    assert message == (
+        "model has no calibrated layer left to quantize: filter_fn refused each of 0"
+    )
+
+
+def test_a_model_that_is_no_module_is_refused_by_static() -> None:
+    model, x, _ = make("mlp")
+    with pytest.raises(TypeError) as error:
+        torchquant.quantize_static({}, calibrated(model, x))
+    assert (
+        str(error.value) == "model must be a torch.nn.Module, but got dict: pass the model itself"
+    )
+
+
+def test_layers_that_cannot_be_static_are_named() -> None:
+    model, x, _ = make("mlp")
+    calibration = calibrated(model, x)
+    handle = model[2].register_forward_pre_hook(lambda module, arguments: None)
+    assert static_refusal(model, calibration) == (
+        "2 must have no hooks, which a quantized layer would not run, but has some: remove them "
+        "first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove, handle.remove()), "
+        "or leave the layer in float by filter_fn"
+    )
+    handle.remove()
+    with torch.no_grad():
+        model[2].weight[1, 1] = torch.nan
+    assert static_refusal(model, calibration).startswith("2 must have a finite weight, but [3, 20]")
