@@ -52,17 +52,18 @@ def _row(subject: Subject, name: str, model: nn.Module, layers: nn.Module | None
     return row
 
 
-def _torch_ao_static(subject: Subject) -> nn.Module:
+def _torch_ao_static(layers: nn.Sequential, calibration: Inputs) -> nn.Module:
     """PyTorch's own static INT8, histogram observers and per-channel weights: of a Sequential."""
     quantization = torch.ao.quantization
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated
         model = nn.Sequential(
-            quantization.QuantStub(), *copy.deepcopy(subject.model), quantization.DeQuantStub()
+            quantization.QuantStub(), *copy.deepcopy(layers), quantization.DeQuantStub()
         ).eval()
-        model.qconfig = quantization.get_default_qconfig("x86")
+        config = quantization.get_default_qconfig("x86")  # type: ignore[no-untyped-call]
+        model.qconfig = config
         prepared = quantization.prepare(model)  # type: ignore[no-untyped-call]
-        outputs(prepared, subject.calibration)
+        outputs(prepared, calibration)
         converted: nn.Module = quantization.convert(prepared)  # type: ignore[no-untyped-call]
         return converted
 
@@ -84,7 +85,8 @@ def _variants(
             )
             yield f"static, {method}, weights {weights}", chained, apart
     if isinstance(subject.model, nn.Sequential) and subject.name == "MNIST MLP":
-        yield "torch.ao static, x86", _torch_ao_static(subject), None
+        peer = _torch_ao_static(subject.model, subject.calibration)
+        yield "torch.ao static, x86", peer, None
 
 
 def measure(subject: Subject) -> list[Row]:

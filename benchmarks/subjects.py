@@ -51,13 +51,18 @@ def _digits() -> tuple[Tensor, Tensor]:
     return torch.tensor(images / 255.0, dtype=torch.float32)[order], torch.tensor(labels)[order]
 
 
+def _batches(x: Tensor) -> list[Tensor]:
+    return [x[start : start + _BATCH] for start in range(0, len(x), _BATCH)]
+
+
 def _train(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(1)
     for _ in range(_EPOCHS):
-        for index in torch.randperm(len(images), generator=generator).split(_BATCH):
+        for index in _batches(torch.randperm(len(images), generator=generator)):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images[index]), labels[index]).backward()
+            loss = nn.functional.cross_entropy(model(images[index]), labels[index])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return model.eval()
 
@@ -70,10 +75,9 @@ def _on_digits(name: str, model: nn.Module) -> Subject:
     def score(logits: Tensor) -> dict[str, float]:
         return {"accuracy": 100 * (logits.argmax(dim=1) == expected).double().mean().item()}
 
-    def batches(x: Tensor) -> Inputs:
-        return [(batch,) for batch in x.split(_BATCH)]
-
-    return Subject(name, model, batches(images[:_CALIBRATED]), batches(images[_TRAINED:]), score)
+    calibration = [(batch,) for batch in _batches(images[:_CALIBRATED])]
+    tests = [(batch,) for batch in _batches(images[_TRAINED:])]
+    return Subject(name, model, calibration, tests, score)
 
 
 def mlp() -> Subject:
@@ -107,8 +111,8 @@ def encoder() -> Subject:
     def score(embeddings: Tensor) -> dict[str, float]:
         found = minilm.quality(reference, embeddings)
         return {
-            "cosine, mean": found.cosine_mean,
-            "cosine, least": found.cosine_least,
+            "1 - cosine, mean": 1 - found.cosine_mean,
+            "1 - cosine, most": 1 - found.cosine_least,
             "same ten": found.top10_agreement,
         }
 

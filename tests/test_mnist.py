@@ -76,7 +76,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
-    """Shuffled, as the file has them in order; mnist_data reads it in seven seconds, this in one."""
+    """Shuffled, for the file has them in order; read in a second, where mnist_data takes seven."""
     table = torch.from_numpy(np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32))
     table = table[torch.randperm(len(table), generator=torch.Generator().manual_seed(0))]
     return (table[:, :-1] / 255).reshape(-1, 1, 28, 28), table[:, -1].long()
@@ -105,9 +105,7 @@ def test_each_method_keeps_the_accuracy(trained: Trained, method: str) -> None:
 
 
 def test_mse_weights_keep_the_accuracy(trained: Trained) -> None:
-    quantized = torchquant.quantize_static(
-        trained.model, trained.calibration, weight_method="mse"
-    )
+    quantized = torchquant.quantize_static(trained.model, trained.calibration, weight_method="mse")
     assert abs(trained.points(quantized) - trained.points(trained.model)) <= 0.2
 
 
