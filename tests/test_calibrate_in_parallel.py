@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,28 +16,46 @@ from torchquant import Calibration
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "calibrate_in_parallel.py"
 PROCESSES, BATCHES = 4, 24
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 pytestmark = pytest.mark.any_kernels
 
 
-def run_example(processes: int, path: Path) -> str:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    ran = subprocess.run(
-        [sys.executable, *command, str(EXAMPLE), str(path)],
-        capture_output=True,
+def finished(process: subprocess.Popen[str]) -> str:
+    shown, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return shown
+
+
+def started(*command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
         cwd=ROOT,
+        env=ENVIRONMENT,
     )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+
+
+def all_finished(running: list[subprocess.Popen[str]]) -> list[str]:
+    try:
+        return [finished(process) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+
+
+def torchrun(processes: int, path: Path) -> subprocess.Popen[str]:
+    options = ["--standalone", "--nproc-per-node", str(processes)]
+    return started("-m", "torch.distributed.run", *options, str(EXAMPLE), str(path))
 
 
 def test_the_example_gives_one_file_for_any_number_of_processes(tmp_path: Path) -> None:
-    shown = {n: run_example(n, tmp_path / str(n)) for n in (1, 2, 3)}
-    assert shown[1] == shown[2] == shown[3]
-    assert shown[1].startswith("2 tensors, 30 batches, method mse\n")
-    assert "requantize=True" in shown[1]
+    shown = all_finished([torchrun(n, tmp_path / str(n)) for n in (1, 2, 3)])
+    assert shown[0] == shown[1] == shown[2]
+    assert shown[0].startswith("2 tensors, 30 batches, method mse\n")
+    assert "requantize=True" in shown[0]
     files = [(tmp_path / str(n)).read_bytes() for n in (1, 2, 3)]
     assert files[0] == files[1] == files[2]
     assert Calibration.load(tmp_path / "3").calls == {"0": 30, "2": 30}
@@ -47,22 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What four processes wrote."""
     folder = tmp_path_factory.mktemp("processes")
     script = Path(__file__).with_name("calibration_processes.py")
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder), str(rank), str(PROCESSES)],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank in range(PROCESSES)
-    ]
-    try:
-        for process in running:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-    finally:
-        for process in running:
-            process.kill()
+    all_finished(
+        [started(str(script), str(folder), str(rank), str(PROCESSES)) for rank in range(PROCESSES)]
+    )
     return folder
 
 

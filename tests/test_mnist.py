@@ -76,7 +76,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
-    """Shuffled, for the file has them in order; read in a second, where mnist_data takes seven."""
+    """Shuffled, as the file has them in order; mnist_data takes ten times as long to read it."""
     table = torch.from_numpy(np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32))
     table = table[torch.randperm(len(table), generator=torch.Generator().manual_seed(0))]
     return (table[:, :-1] / 255).reshape(-1, 1, 28, 28), table[:, -1].long()
