@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from calibrations import assert_same_state, calibrated, counts_of, exact_data, exact_model
+from calibrations import assert_same_state, calibrated, counts_of, exact_data, exact_model, range_of
 from safetensors import safe_open
 from safetensors.torch import save_file
 from samples import floats
@@ -323,6 +323,15 @@ def test_a_range_that_does_not_fit_is_refused(path: Path, low: float, high: floa
     rewrite(path, tensors={"0.range": torch.tensor([float(low), float(high)])})
     assert refusal(path) == (
         f"{path}: 0: range {[float(low), float(high)]} does not fit the bins that were counted"
+    )
+
+
+@pytest.mark.parametrize("factors", [(0.9, 1.0), (1.1, 1.0), (1.0, 0.9), (1.0, 1.1)])
+def test_an_end_in_another_bin_is_refused(path: Path, factors: tuple[float, float]) -> None:
+    ends = torch.tensor(range_of(exact_data())) * torch.tensor(factors)
+    rewrite(path, tensors={"0.range": ends})
+    assert refusal(path).endswith(
+        f"0: range {ends.tolist()} does not fit the bins that were counted"
     )
 
 

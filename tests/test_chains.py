@@ -458,6 +458,17 @@ def test_a_layer_of_a_sequential_called_by_its_parent_too_is_in_no_chain(name: s
     check(outer(sequential(), forward[name]), [])
 
 
+def test_layers_with_a_second_name_are_in_no_chain() -> None:
+    """Under which a parent that cannot be traced may call them."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.inner(x) + (self.a(x) + self.b(x) if bool((x.sum() != 0).item()) else 0)
+
+    model = outer(sequential(), forward)
+    model.a, model.b = model.inner[0], model.inner[2]
+    check(model, [])
+
+
 def test_a_relu_called_by_another_parent_too_is_left_there() -> None:
     chained = check(outer(Inner(), lambda self, x: self.inner.relu(self.inner(x))), ["inner.a"])
     assert type(chained.inner.relu) is nn.ReLU

@@ -385,9 +385,11 @@ def test_casts_reach_no_bit_of_the_state(name: str, convert: Callable[[Any], Any
 
 @pytest.mark.parametrize("name", ALL)
 def test_reset_forgets(name: str) -> None:
-    observer = observed(ALL[name](), 100 * floats(5, 6))
-    observer.reset()
-    assert_same_state(observed(observer, floats(5, 6)), observed(ALL[name](), floats(5, 6)))
+    for sign in (-1, 1):
+        x = sign * (1 + floats(5, 6).abs())
+        observer = observed(ALL[name](), 100 * floats(5, 6))
+        observer.reset()
+        assert_same_state(observed(observer, x), observed(ALL[name](), x))
 
 
 @pytest.mark.parametrize("name", OBSERVERS)
