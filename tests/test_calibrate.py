@@ -407,10 +407,10 @@ def test_nan_in_an_output_is_named() -> None:
 
 
 def test_a_float64_model_is_refused_with_the_repair() -> None:
-    message = refusal(exact_model().double(), [exact_data().double()], RuntimeError)
+    message = refusal(exact_model().double(), [exact_data().double()])
     assert message == (
-        "input must be float32, float16 or bfloat16, but got torch.float64: convert it with "
-        ".float()"
+        "0 must take float32, float16 or bfloat16, but took torch.float64 in batch 0: convert "
+        "model and batches with .float()"
     )
 
 

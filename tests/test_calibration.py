@@ -64,7 +64,7 @@ def test_qparams_are_those_of_the_operator(method: str, symmetric: bool) -> None
 
 
 def test_the_defaults_are_those_of_the_calibration() -> None:
-    x = floats(50, 60)
+    x = torch.randn(50, 600) ** 3  # long tails, where every method clips elsewhere
     for method in METHODS:
         calibration = calibration_of(x, method=method, percentile=90)
         assert calibration.qparams("layer") == calibration.qparams("layer", method=method)

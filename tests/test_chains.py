@@ -351,7 +351,6 @@ def test_optional_arguments_that_change_nothing_keep_a_chain() -> None:
     check(model, ["a"])
 
 
-@pytest.mark.xfail(strict=True, reason="what torch.fx passes is no tensor to isinstance")
 def test_branches_on_types_end_a_chain() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         h = self.a(x)

@@ -17,7 +17,7 @@ from torchquant.weights import (
     quantize_weight,
 )
 
-SHARES = [2 ** (-step / 16) for step in range(33)]
+SHARES = [2 ** (-step / 32) for step in range(65)]
 
 
 def squared_error(row: Tensor, scale: float) -> float:
@@ -60,7 +60,7 @@ def test_mse_takes_the_share_of_least_error() -> None:
         assert squared_error(row, chosen.item()) == pytest.approx(min(errors), rel=1e-6)
         shares.append(SHARES[best])
     # 43 s^2 + 256 n (1 - s)^2, of rounding and of clipping, is least at 0.86, 0.96 and 0.99.
-    assert shares == [2 ** (-3 / 16), 1.0, 1.0]
+    assert shares == [2 ** (-6 / 32), 2 ** (-3 / 32), 1.0]
     zero_point = torch.zeros(len(weight), dtype=torch.int32)
     assert_same(codes, reference.quantize_per_channel(weight, scale, zero_point, 0, -128, 127, I8))
 

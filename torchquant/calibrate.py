@@ -166,6 +166,11 @@ def _observing(
 
 
 def _observe(calibration: Calibration, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"{name or 'model'} must take float32, float16 or bfloat16, but took {tensor.dtype} in "
+            f"batch {calibration.batches}: convert model and batches with .float()"
+        )
     calibration.observe(name, tensor)
     if calibration.histograms[name].has_nan_or_inf():
         raise ValueError(

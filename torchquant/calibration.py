@@ -106,8 +106,8 @@ class Calibration:
         check_method(method, percentile)
         if self.calls[name] == 0:
             raise ValueError(
-                f"{name} was never called in {self.batches} batches, so its range is not known: "
-                "calibrate with data that reaches it, or leave it in float by filter_fn"
+                f"{name or 'model'} was never called in {self.batches} batches, so its range is "
+                "not known: calibrate with data that reaches it, or leave it in float by filter_fn"
             )
         quant_min, quant_max = code_range(num_bits, symmetric)
         return histogram.qparams(quant_min, quant_max, symmetric, method, percentile)

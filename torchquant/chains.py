@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,10 +38,17 @@ class Link:
     has_relu: bool
     relu: nn.Module | None
 
-    def among(self, others: Layers, relu: nn.Module | None) -> Link:
+    def among(self, others: Layers) -> Link:
         """The link of the modules that stand for its own."""
-        of_relu = None if relu is None else others[relu]
-        return Link(others[self.writer], others[self.reader], self.has_relu, of_relu)
+        relu = None if self.relu is None else others[self.relu]
+        return Link(others[self.writer], others[self.reader], self.has_relu, relu)
+
+
+class _TensorProxy(fx.Proxy):
+    """Passes for a tensor, so that a forward that looks at types takes its usual branch."""
+
+    __class__ = property(lambda self: torch.Tensor)
+    _is_param = False
 
 
 class _Tracer(fx.Tracer):
@@ -58,6 +65,12 @@ class _Tracer(fx.Tracer):
     def graph_of(self, root: nn.Module, arguments: dict[str, Any]) -> fx.Graph:
         self._entered = [root]
         return self.trace(root, arguments)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _TensorProxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:  # noqa: ANN401  (the type of torch.fx)
+        return a.node if type(a) is _TensorProxy else super().create_arg(a)
 
     def call_module(
         self,
@@ -84,31 +97,39 @@ def find_links(model: nn.Module, layers: Layers) -> list[Link]:
     place in the model calls what is linked: there the codes are those that the reader would
     compute.
     """
-    try:
-        # Tracing runs forwards, which may write attributes and buffers.
-        twin = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()}).eval()
-    except Exception as error:  # the model's own __deepcopy__
-        log.info("%s cannot be copied, so stays in float between layers: %s", type(model), error)
+    twin = _twin(model)
+    if twin is None:
         return []
     original = dict(zip(twin.modules(), model.modules(), strict=True))
     twins = {copied for copied, module in original.items() if module in layers}
-    places = Counter(m for _, m in twin.named_modules(remove_duplicate=False))
+    return [link.among(original) for link in _links(twin, twins)]
+
+
+def _twin(model: nn.Module) -> nn.Module | None:
+    """A copy in evaluation, of the same weights: tracing may write attributes and buffers."""
+    try:
+        return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()}).eval()
+    except Exception as error:  # the model's own __deepcopy__
+        log.info("%s cannot be copied, so stays in float between layers: %s", type(model), error)
+        return None
+
+
+def _links(model: nn.Module, layers: set[nn.Module]) -> Iterator[Link]:
+    places = Counter(m for _, m in model.named_modules(remove_duplicate=False))
     callers: Callers = defaultdict(set)
     found: dict[nn.Module, tuple[Link, set[nn.Module]]] = {}
-    for parent in original:
-        if parent not in twins and not twins.isdisjoint(parent.modules()):
-            for link, path in _links_of(parent, twins, callers):
+    for parent in model.modules():
+        if parent not in layers and not layers.isdisjoint(parent.modules()):
+            for link, path in _links_of(parent, layers, callers):
                 found.setdefault(link.writer, (link, path))
 
     def has_one_caller(module: nn.Module) -> bool:
         return places[module] == 1 and len(callers[module]) <= 1
 
-    links = []
     for link, path in found.values():
         if all(map(has_one_caller, path)):
             relu = link.relu if link.relu is not None and has_one_caller(link.relu) else None
-            links.append(link.among(original, relu))
-    return links
+            yield replace(link, relu=relu)
 
 
 def _has_hooks(module: nn.Module) -> bool:
