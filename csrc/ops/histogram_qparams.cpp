@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "../math/entropy_range.h"
+#include "../math/mse_range.h"
 #include "kernel_types.h"
 #include "outputs.h"
 
