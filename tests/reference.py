@@ -488,24 +488,23 @@ def histogram_observe_(counts: Tensor, range: Tensor, input: Tensor) -> tuple[Te
 class Stretches:
     """A histogram as stretches [low, high], ascending, with the count that is uniform on each.
 
-    Of `known` values, the greatest and perhaps the least, one each is a stretch without width.
+    Values in the bin of a known end, the greatest and perhaps the least, count as that end. If both
+    ends are known and in one bin, values are spread between them.
     """
 
     def __init__(
-        self, low: Array, high: Array, count: Array, ends: tuple[float, float], known: list[float]
+        self, low: Array, high: Array, count: Array, ends: tuple[float, float], known: str
     ) -> None:
         some = count > 0
-        low, high = np.clip(low[some], *ends), np.clip(high[some], *ends)
-        rest = count[some].astype(np.float64)
-        least, greatest = known[:-1], known[-1:]
-        rest[0] -= len(least)
-        if rest[-1] < 1:  # one value in all, which stands apart already
-            greatest = []
-        rest[-1] -= len(greatest)
-        self.low = np.concatenate([least, low, greatest])
-        self.high = np.concatenate([least, high, greatest])
-        self.count = np.concatenate([np.ones(len(least)), rest, np.ones(len(greatest))])
+        self.low, self.high = low[some], high[some]
+        self.count = count[some].astype(np.float64)
         self.ends = ends
+        if known == "both" and self.low.size == 1:
+            self.low[0], self.high[0] = ends
+            return
+        if known == "both":
+            self.low[0] = self.high[0] = ends[0]
+        self.low[-1] = self.high[-1] = ends[1]
 
 
 def _edges() -> Array:
@@ -526,14 +525,14 @@ def histogram_values(counts: Tensor, range: Tensor) -> Stretches:
         np.concatenate([-edges[-2::-1], edges[1:]]),
         np.concatenate([negative[::-1], positive]),
         (float(range[0]), float(range[1])),
-        range.tolist(),
+        "both",
     )
 
 
 def histogram_magnitudes(counts: Tensor, range: Tensor) -> Stretches:
     edges, (positive, negative) = _edges(), _of_signs(counts)
     absmax = max(-float(range[0]), float(range[1]))
-    return Stretches(edges[:-1], edges[1:], positive + negative, (0.0, absmax), [absmax])
+    return Stretches(edges[:-1], edges[1:], positive + negative, (0.0, absmax), "greatest")
 
 
 def _ordered(all: Stretches) -> Array:

@@ -1,5 +1,5 @@
-// The range of least squared error: the error that a histogram lets expect of a grid, and the
-// search for the ends of the best one. docs/calibration.md derives both.
+// The qparams of least squared error: the error that a histogram lets expect of a grid, and the
+// search for the best one. docs/calibration.md derives both.
 #pragma once
 
 #include "range_histogram.h"
@@ -72,135 +72,127 @@ static inline SquaredError squared_error(const Stretches& all, QParams qparams, 
   return sum;
 }
 
-// A search for the share of an end, in (0, 1], whose error is least. The error is flat around its
-// least, but rippled by the grid where many values lie close together: so first every 2^(-1/32),
-// down to where clipping alone costs more than the best so far (it only grows), then ever finer
-// around the best.
-struct Search {
-  double share;
+static inline double sum_of(SquaredError error) { return error.clipping + error.rounding; }
+
+// Qparams, and the error to expect of them.
+struct Candidate {
+  QParams qparams;
   double error;
 };
 
-static constexpr double kCoarseStep = 0.97857206208770009;  // 2^(-1/32)
-static constexpr int32_t kCoarseSteps = 1280;               // 40 octaves
-static constexpr int32_t kFineSteps = 8;
+// What is searched: these values, for these codes.
+struct MseProblem {
+  const Stretches& values;
+  int32_t quant_min;
+  int32_t quant_max;
 
-static inline double sum_of(SquaredError error) { return error.clipping + error.rounding; }
-
-static inline void keep_better(Search& best, double share, SquaredError error) {
-  if (sum_of(error) < best.error) best = {share, sum_of(error)};
-}
-
-template <class Error>
-static inline void search_coarsely(Search& best, Error error_of) {
-  double share = 1;
-  for (int32_t i = 0; i < kCoarseSteps; ++i) {
-    const SquaredError error = error_of(share);
-    if (error.clipping > best.error) return;
-    keep_better(best, share, error);
-    share *= kCoarseStep;
+  SquaredError error_of(QParams qparams) const {
+    return squared_error(values, qparams, quant_min, quant_max);
   }
-}
+  Candidate candidate(QParams qparams) const { return {qparams, sum_of(error_of(qparams))}; }
+};
 
-// Within `step` of the best share so far, relative to it.
-template <class Error>
-static inline void search_finely(Search& best, double step, Error error_of) {
-  const double middle = best.share;
-  for (int32_t i = -kFineSteps; i <= kFineSteps; ++i) {
-    const double share = middle * (1 + step * i / kFineSteps);
-    if (share <= 1) keep_better(best, share, error_of(share));
-  }
+// Of equal ones the finer: values on a few points leave many grids without an error.
+static inline void keep_better(Candidate& best, Candidate other) {
+  const bool is_finer = other.qparams.scale < best.qparams.scale;
+  if (other.error < best.error || (other.error == best.error && is_finer)) best = other;
 }
-
-static constexpr int32_t kFineRounds = 2;  // down to 2^-11 of the best
 
 // What clipping has to save, or the range stays whole: values on a lattice (the bytes of an image)
 // may fit the whole range exactly, which bins do not show.
 static constexpr double kWorthClipping = 1.01;
 
-template <class Error>
-static inline void search_ever_finer(Search& best, Error error_of) {
-  double step = 1 - kCoarseStep;
-  for (int32_t i = 0; i < kFineRounds; ++i, step /= kFineSteps) {
-    search_finely(best, step, error_of);
-  }
+static inline Candidate unless_worth_clipping(Candidate whole, Candidate clipped) {
+  return whole.error <= kWorthClipping * clipped.error ? whole : clipped;
 }
 
-template <class Error>
-static inline Search best_share(Error error_of) {
-  Search best = {1, INFINITY};
-  search_coarsely(best, error_of);
-  search_ever_finer(best, error_of);
-  const double whole = sum_of(error_of(1));
-  return whole <= kWorthClipping * best.error ? Search{1, whole} : best;
-}
+static constexpr double kWideStep = 0.91700404320467121;    // 2^(-1/8)
+static constexpr double kCoarseStep = 0.97857206208770009;  // 2^(-1/32)
+static constexpr double kLeastShare = 0x1p-40;
+static constexpr int32_t kFineSteps = 8;
+static constexpr int32_t kFineRounds = 2;  // down to 2^-11 of the best
 
-static inline Range symmetric_mse_range(const Stretches& all, int32_t quant_min,
-                                        int32_t quant_max) {
-  const double absmax = -all.least > all.greatest ? -all.least : all.greatest;
-  const auto error_of = [&](double share) {
-    const Range range = range_between(-absmax * share, absmax * share);
-    return squared_error(all, symmetric_qparams(range, quant_min, quant_max), quant_min, quant_max);
-  };
-  const double share = best_share(error_of).share;
-  return range_between(-absmax * share, absmax * share);
-}
-
-struct Ends {
-  double low;
-  double high;
-};
-
-// Both ends: shrunk together, then, where there are two, one after the other in turn. The error is
-// nearly convex in them: clipping is in each, and so is the square of the step.
-template <class Error>
-static inline Ends best_ends(Ends whole, Error error_of) {
-  Search low = best_share([&](double s) { return error_of({whole.low * s, whole.high * s}); });
-  Search high = low;
-  const auto ends = [&] { return Ends{whole.low * low.share, whole.high * high.share}; };
-  if (whole.low == 0 || whole.high == 0) return ends();
-  const auto in_turn = [&](auto search) {
-    search(low, [&](double s) { return error_of({whole.low * s, ends().high}); });
-    high.error = low.error;
-    search(high, [&](double s) { return error_of({ends().low, whole.high * s}); });
-    low.error = high.error;
-  };
-  for (int32_t i = 0; i < 2; ++i) {
-    in_turn([](Search& best, auto error) { search_coarsely(best, error); });
-  }
-  in_turn([](Search& best, auto error) { search_ever_finer(best, error); });
-  return ends();
-}
-
-// The same range a step to either side, so that its zero point is the next one: with few codes the
-// error is not convex in that.
-template <class Error>
-static inline Ends best_neighbour(Ends found, double step, Error error_of) {
-  Ends best = found;
-  double least = sum_of(error_of(found));
-  for (int32_t side = -1; side <= 1; side += 2) {
-    const Ends moved = {found.low + side * step, found.high + side * step};
-    Search search = {1, INFINITY};
-    search_ever_finer(search, [&](double s) { return error_of({moved.low * s, moved.high * s}); });
-    if (search.error >= least) continue;
-    least = search.error;
-    best = {moved.low * search.share, moved.high * search.share};
+// Down from the whole range by factors of `step`, to where clipping alone costs more than the best
+// so far: it only grows.
+static inline Candidate shrink(const MseProblem& problem, QParams whole, double step) {
+  Candidate best = problem.candidate(whole);
+  for (double share = step; share > kLeastShare; share *= step) {
+    const QParams tried = {round_scale(whole.scale * share), whole.zero_point};
+    const SquaredError error = problem.error_of(tried);
+    if (error.clipping > best.error) return best;
+    keep_better(best, {tried, sum_of(error)});
   }
   return best;
 }
 
-static inline Range affine_mse_range(const Stretches& all, int32_t quant_min, int32_t quant_max) {
-  const Ends whole = {all.least < 0 ? all.least : 0, all.greatest > 0 ? all.greatest : 0};
-  const auto error_of = [&](Ends ends) {
-    const Range range = range_between(ends.low, ends.high);
-    return squared_error(all, affine_qparams(range, quant_min, quant_max), quant_min, quant_max);
-  };
-  const Ends found = best_ends(whole, error_of);
-  const double step = (found.high - found.low) / (static_cast<double>(quant_max) - quant_min);
-  const Ends best = best_neighbour(found, step, error_of);
-  const bool is_worth_it = sum_of(error_of(whole)) > kWorthClipping * sum_of(error_of(best));
-  const Ends chosen = is_worth_it ? best : whole;
-  return range_between(chosen.low, chosen.high);
+// The best scale up to that of the whole range, for its zero point. The error is flat around its
+// least, but rippled by the grid where many values lie close together: so first in coarse steps,
+// then ever finer around the best.
+static inline Candidate best_scale(const MseProblem& problem, QParams whole) {
+  Candidate best = shrink(problem, whole, kCoarseStep);
+  double step = 1 - kCoarseStep;
+  for (int32_t round = 0; round < kFineRounds; ++round, step /= kFineSteps) {
+    const double middle = best.qparams.scale;
+    for (int32_t i = -kFineSteps; i <= kFineSteps; ++i) {
+      const double scale = middle * (1 + step * i / kFineSteps);
+      if (scale > whole.scale) continue;
+      keep_better(best, problem.candidate({round_scale(scale), whole.zero_point}));
+    }
+  }
+  return unless_worth_clipping(problem.candidate(whole), best);
+}
+
+static inline QParams symmetric_mse_qparams(const Stretches& values, int32_t quant_min,
+                                            int32_t quant_max) {
+  const Range range = range_between(values.least, values.greatest);
+  const MseProblem problem = {values, quant_min, quant_max};
+  return best_scale(problem, symmetric_qparams(range, quant_min, quant_max)).qparams;
+}
+
+// The least scale with which this zero point clips nothing, but what lies on a side of zero that
+// has no codes at all.
+static inline QParams whole_of(const MseProblem& problem, int64_t zero_point) {
+  const double below = zero_point - static_cast<double>(problem.quant_min);
+  const double above = static_cast<double>(problem.quant_max) - zero_point;
+  const double low = below > 0 ? -problem.values.least / below : 0;
+  const double high = above > 0 ? problem.values.greatest / above : 0;
+  return {round_scale(low > high ? low : high), static_cast<int32_t>(zero_point)};
+}
+
+// The zero points [center - reach * spacing, center + reach * spacing] that are codes, by `search`.
+template <class Search>
+static inline Candidate best_zero_point(const MseProblem& problem, int64_t center, int64_t spacing,
+                                        int64_t reach, Search search) {
+  Candidate best = {{1, 0}, INFINITY};
+  for (int64_t i = -reach; i <= reach; ++i) {
+    const int64_t zero_point = center + i * spacing;
+    if (zero_point < problem.quant_min || zero_point > problem.quant_max) continue;
+    keep_better(best, search(whole_of(problem, zero_point)));
+  }
+  return best;
+}
+
+// First zero points all over the codes, then ever nearer to the best; its neighbours at last with
+// all care. Values on one side of zero want the code at that end.
+static inline Candidate best_grid(const MseProblem& problem) {
+  const auto carefully = [&](QParams whole) { return best_scale(problem, whole); };
+  const auto roughly = [&](QParams whole) { return shrink(problem, whole, kWideStep); };
+  if (problem.values.least >= 0) return carefully(whole_of(problem, problem.quant_min));
+  if (problem.values.greatest <= 0) return carefully(whole_of(problem, problem.quant_max));
+  const int64_t codes = static_cast<int64_t>(problem.quant_max) - problem.quant_min;
+  int64_t center = problem.quant_min + codes / 2, spacing = codes / 16 > 1 ? codes / 16 : 1;
+  for (int64_t reach = 9; spacing >= 1; spacing /= 4, reach = 4) {
+    center = best_zero_point(problem, center, spacing, reach, roughly).qparams.zero_point;
+  }
+  return best_zero_point(problem, center, 1, 2, carefully);
+}
+
+static inline QParams affine_mse_qparams(const Stretches& values, int32_t quant_min,
+                                         int32_t quant_max) {
+  const MseProblem problem = {values, quant_min, quant_max};
+  const QParams exact =
+      affine_qparams(range_between(values.least, values.greatest), quant_min, quant_max);
+  return unless_worth_clipping(problem.candidate(exact), best_grid(problem)).qparams;
 }
 
 }  // namespace torchquant

@@ -31,7 +31,8 @@ struct Stretch {
 };
 
 // The stretches of a histogram in ascending order, one for each bin that is not empty. `least` and
-// `greatest` are exact values: they trim the outermost stretches and are stretches of their own.
+// `greatest` are exact values, and the values of their bins count as these: so that an end which
+// many values share (a mask, what a clamp left) is never cut off for a gain that is none.
 struct Stretches {
   const Stretch* data;
   int32_t size;
@@ -40,34 +41,28 @@ struct Stretches {
   double greatest;
 };
 
-static constexpr int32_t kMostStretches = 2 * kFiniteBins + 2;
+static constexpr int32_t kMostStretches = 2 * kFiniteBins;
 
 static inline void append(Stretches& all, Stretch* data, double low, double high, int64_t count) {
   if (count == 0) return;
-  low = low < all.least ? all.least : low;
-  high = high > all.greatest ? all.greatest : high;
-  data[all.size++] = {low, high > low ? high : low, static_cast<double>(count)};
+  data[all.size++] = {low, high, static_cast<double>(count)};
   all.count += static_cast<double>(count);
-}
-
-static inline void set_greatest_apart(Stretches& all, Stretch* data) {
-  if (data[all.size - 1].count < 1) return;  // the one value there is already stands apart
-  data[all.size - 1].count -= 1;
-  data[all.size++] = {all.greatest, all.greatest, 1};
 }
 
 // Of at least one value. `data` has room for kMostStretches.
 static inline Stretches values_of(const int64_t* counts, float min, float max, Stretch* data) {
-  Stretches all = {data, 1, 0, min, max};
-  data[0] = {min, min, 1};
+  Stretches all = {data, 0, 0, min, max};
   for (int32_t b = kFiniteBins - 1; b >= 0; --b) {
     append(all, data, -edge_of(b + 1), -edge_of(b), counts[kNegativeBins + b]);
   }
   for (int32_t b = 0; b < kFiniteBins; ++b) {
     append(all, data, edge_of(b), edge_of(b + 1), counts[b]);
   }
-  data[1].count -= 1;
-  set_greatest_apart(all, data);
+  data[0].low = all.least;
+  data[all.size - 1].high = all.greatest;
+  if (all.size == 1) return all;
+  data[0].high = all.least;
+  data[all.size - 1].low = all.greatest;
   return all;
 }
 
@@ -77,7 +72,7 @@ static inline Stretches magnitudes_of(const int64_t* counts, float min, float ma
   for (int32_t b = 0; b < kFiniteBins; ++b) {
     append(all, data, edge_of(b), edge_of(b + 1), counts[b] + counts[kNegativeBins + b]);
   }
-  set_greatest_apart(all, data);
+  data[all.size - 1].low = data[all.size - 1].high = all.greatest;
   return all;
 }
 
@@ -94,6 +89,8 @@ static inline double ordered_value(const Stretches& all, double order) {
 // What `share` of the values, in [0, 1], do not exceed: as torch.quantile defines it, linear
 // between the two values around rank share * (count - 1).
 static inline double quantile_of(const Stretches& all, double share) {
+  if (share <= 0) return all.least;
+  if (share >= 1) return all.greatest;
   const double rank = share * (all.count - 1), order = floor(rank);
   const double below = ordered_value(all, order), above = ordered_value(all, order + 1);
   return below + (above - below) * (rank - order);

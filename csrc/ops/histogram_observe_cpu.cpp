@@ -38,14 +38,19 @@ void merge_range(const Observed& seen, float* range) {
   range[1] = std::max(range[1], seen.max) + 0.0f;
 }
 
+// Held for the microseconds of a flush: threads of the caller's may observe into one state.
+std::mutex& merging() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 void observe(const Source& x, int64_t* counts, float* range) {
   constexpr int64_t kMost = int64_t{1} << 31;  // what a counter holds with certainty
-  std::mutex merging;
   at::parallel_for(0, x.size(), kGrain, [&](int64_t begin, int64_t end) {
     uint32_t* tables = tables_of_thread();
     for (; begin < end; begin += kMost) {
       const Observed seen = observe_elements(x, begin, std::min(end, begin + kMost), tables);
-      const std::lock_guard lock(merging);
+      const std::lock_guard lock(merging());
       kernels::active().histogram.flush(tables, seen, counts);
       merge_range(seen, range);
     }

@@ -20,15 +20,18 @@ struct Histogram {
 };
 
 void check_counts(const int64_t* counts) {
-  int64_t not_finite = 0;
+  double all = 0, not_finite = 0;
   for (int32_t bin = 0; bin < kBins; ++bin) {
     TORCH_CHECK(counts[bin] >= 0, "counts must hold no negative number, but got ", counts[bin],
                 " in bin ", bin, ": pass what histogram_observe_ filled");
-    if (bin % kNegativeBins >= kFiniteBins) not_finite += counts[bin];
+    all += static_cast<double>(counts[bin]);
+    if (bin % kNegativeBins >= kFiniteBins) not_finite += static_cast<double>(counts[bin]);
   }
   TORCH_CHECK(not_finite == 0, "counts must hold finite values only, but got ", not_finite,
               " of NaN or Inf: find out where the observed tensor took them from, or observe "
               "again without them");
+  TORCH_CHECK(all < 0x1p62, "counts must add up to less than 2^62, but got ", all,
+              ": merge fewer histograms");
 }
 
 bool is_empty(const int64_t* counts) {
@@ -59,9 +62,9 @@ Range percentile_range(const Histogram& seen, double percentile, bool symmetric,
   return range_between(quantile_of(all, outside), quantile_of(all, 1 - outside));
 }
 
-Range mse_range(const Histogram& seen, const kernels::ChosenCodes& codes, Stretch* room) {
+QParams mse_qparams(const Histogram& seen, const kernels::ChosenCodes& codes, Stretch* room) {
   const auto all = values_of(seen.counts, seen.min, seen.max, room);
-  const auto least_error = codes.symmetric ? symmetric_mse_range : affine_mse_range;
+  const auto least_error = codes.symmetric ? symmetric_mse_qparams : affine_mse_qparams;
   return least_error(all, codes.quant_min, codes.quant_max);
 }
 
@@ -71,16 +74,19 @@ Range entropy_range(const Histogram& seen, const kernels::ChosenCodes& codes, St
   return range_between(std::clamp<double>(seen.min, -end, 0), std::clamp<double>(seen.max, 0, end));
 }
 
-Range range_of(const Histogram& seen, const kernels::ChosenCodes& codes, std::string_view method,
-               double percentile) {
+QParams qparams_of(Range range, const kernels::ChosenCodes& codes) {
+  const auto choose = codes.symmetric ? symmetric_qparams : affine_qparams;
+  return choose(range, codes.quant_min, codes.quant_max);
+}
+
+QParams qparams_of(const Histogram& seen, const kernels::ChosenCodes& codes,
+                   std::string_view method, double percentile) {
   const Range exact = range_between(seen.min, seen.max);
-  if (method == "minmax" || exact.absmax_bits == 0) return exact;
+  if (method == "minmax" || exact.absmax_bits == 0) return qparams_of(exact, codes);
   std::vector<Stretch> room(kMostStretches);
-  if (method == "percentile") {
-    return percentile_range(seen, percentile, codes.symmetric, room.data());
-  }
-  if (method == "mse") return mse_range(seen, codes, room.data());
-  return entropy_range(seen, codes, room.data());
+  if (method == "mse") return mse_qparams(seen, codes, room.data());
+  if (method == "entropy") return qparams_of(entropy_range(seen, codes, room.data()), codes);
+  return qparams_of(percentile_range(seen, percentile, codes.symmetric, room.data()), codes);
 }
 
 std::tuple<Tensor, Tensor> histogram_qparams(const Tensor& counts, const Tensor& range,
@@ -92,13 +98,11 @@ std::tuple<Tensor, Tensor> histogram_qparams(const Tensor& counts, const Tensor&
   const auto* ends = range_on_host.const_data_ptr<float>();
   check_counts(seen);
   const auto codes = chosen_codes(quant_min, quant_max, symmetric);
-  Range chosen = kEmptyRange;
+  QParams qparams = qparams_of(kEmptyRange, codes);
   if (!is_empty(seen)) {
     check_range(ends);
-    chosen = range_of({seen, ends[0], ends[1]}, codes, method, percentile);
+    qparams = qparams_of({seen, ends[0], ends[1]}, codes, method, percentile);
   }
-  const QParams qparams =
-      (symmetric ? symmetric_qparams : affine_qparams)(chosen, codes.quant_min, codes.quant_max);
   return {at::scalar_tensor(qparams.scale, counts.options().dtype(at::kFloat)),
           at::scalar_tensor(qparams.zero_point, counts.options().dtype(at::kInt))};
 }
