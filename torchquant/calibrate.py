@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torchquant.calibration import Calibration
+from torchquant.chains import owners
 from torchquant.selection import LINEAR, Filter, check_selection, linear, select
 
 Batch = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -128,10 +129,10 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     # They would turn padded input into nested tensors, for a fast path that hooks switch off.
     encoders = [module for module in training if isinstance(module, torch.nn.TransformerEncoder)]
     nested = [encoder.use_nested_tensor for encoder in encoders]
-    model.eval()
-    for encoder in encoders:
-        encoder.use_nested_tensor = False
     try:
+        model.eval()
+        for encoder in encoders:
+            encoder.use_nested_tensor = False
         yield
     finally:
         for module, was_training in training.items():
@@ -152,8 +153,15 @@ def _observing(
     def after(name: str, _: torch.nn.Module, arguments: object, output: Tensor) -> None:
         _observe(calibration, f"{name}:output", output)
 
+    def count(name: str, _: torch.nn.Module, __: object) -> None:
+        calibration.owners[name] += 1
+
     handles = []
+    calibration.owners = dict.fromkeys(owners(model, {linear(model, n) for n in names}), 0)
     try:
+        for name in calibration.owners:
+            owner = model.get_submodule(name)
+            handles.append(owner.register_forward_pre_hook(partial(count, name)))
         for name in names:
             layer = linear(model, name)
             handles.append(layer.register_forward_pre_hook(partial(before, name), with_kwargs=True))

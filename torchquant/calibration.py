@@ -46,6 +46,7 @@ class Calibration:
         histograms: A :class:`torchquant.histogram.Histogram` by the name of each layer, that of its
             input; where asked for, ``NAME:output`` for its output.
         calls: How often each of them was observed.
+        owners: How often each module was called that holds several of the layers.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Calibration:
         self.interrupted = False
         self.histograms = {name: Histogram() for name in names}
         self.calls = dict.fromkeys(self.histograms, 0)
+        self.owners: dict[str, int] = {}
 
     @property
     def names(self) -> list[str]:
@@ -72,8 +74,9 @@ class Calibration:
 
     def observe(self, name: str, tensor: Tensor) -> None:
         """Adds a float tensor to the histogram of that name."""
-        self._histogram(name).observe(tensor)
+        histogram = self._histogram(name)
         self.calls[name] += 1
+        histogram.observe(tensor)
 
     def qparams(
         self,
@@ -134,6 +137,8 @@ class Calibration:
         for name, histogram in other.histograms.items():
             self.histograms[name].merge(histogram)
             self.calls[name] += other.calls[name]
+        for name, calls in other.owners.items():
+            self.owners[name] = self.owners.get(name, 0) + calls
         self.batches += other.batches
         self.interrupted |= other.interrupted
         return self
@@ -167,7 +172,8 @@ class Calibration:
         ends = torch.stack([histogram.range for histogram in histograms]).to(device)
         ends[:, 0].neg_()  # so that one maximum serves both
         numbers = torch.tensor(
-            [*self.calls.values(), self.batches, int(self.interrupted)], device=device
+            [*self.calls.values(), *self.owners.values(), self.batches, int(self.interrupted)],
+            device=device,
         )
         dist.all_reduce(counts, dist.ReduceOp.SUM, group)
         dist.all_reduce(ends, dist.ReduceOp.MAX, group)
@@ -178,13 +184,15 @@ class Calibration:
             histogram.counts.copy_(count)
             histogram.range.copy_(end)
         *calls, self.batches, interrupted = numbers.tolist()
-        self.calls = dict(zip(self.calls, calls, strict=True))
+        of_owners = calls[len(self.calls) :]
+        self.calls = dict(zip(self.calls, calls[: len(self.calls)], strict=True))
+        self.owners = dict(zip(self.owners, of_owners, strict=True))
         self.interrupted = interrupted > 0
         return self
 
     def _check_ranks_agree(self, group: dist.ProcessGroup | None) -> None:
         everyones: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(everyones, self.names, group)
+        dist.all_gather_object(everyones, [*self.names, *self.owners], group)
         for rank, names in enumerate(everyones):
             if names != everyones[0]:
                 raise ValueError(
@@ -204,6 +212,7 @@ class Calibration:
             "batches": self.batches,
             "interrupted": self.interrupted,
             "calls": self.calls,
+            "owners": self.owners,
         }
         calibration_file.write(path, self.histograms, numbers)
 
@@ -223,6 +232,7 @@ class Calibration:
             raise ValueError(f"{path}: {error}") from error
         calibration.histograms = histograms
         calibration.calls = numbers["calls"]
+        calibration.owners = numbers["owners"]
         calibration.batches = numbers["batches"]
         calibration.interrupted = numbers["interrupted"]
         return calibration

@@ -25,6 +25,7 @@ _NUMBERS: Mapping[str, type] = {
     "batches": int,
     "interrupted": bool,
     "calls": dict,
+    "owners": dict,
 }
 
 
@@ -96,7 +97,8 @@ def _check_numbers(path: Path, about: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{path}: {key} must be of type {kind.__name__}, but is {about.get(key)!r}"
             )
-    for key, count in [("batches", about["batches"]), *about["calls"].items()]:
+    counts = [*about["calls"].items(), *about["owners"].items()]
+    for key, count in [("batches", about["batches"]), *counts]:
         if type(count) is not int or count < 0:
             raise ValueError(f"{path}: {key} must be a number of times, but is {count!r}")
 

@@ -1,13 +1,18 @@
-"""Static layers that follow each other: between them activations can stay in 8 bits."""
+"""Static layers that follow each other: between them activations can stay in 8 bits.
+
+Only where nothing else can see these activations: among the own layers of an nn.Sequential, or of a
+module whose forward takes one tensor and always does the same, and that was always called as a
+whole.
+"""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,33 +20,99 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 Layers = Mapping[nn.Module, nn.Module]
-Callers = defaultdict[nn.Module, set[nn.Module]]
 
 _RELU_FUNCTIONS = (torch.relu, torch.relu_, F.relu, F.relu_)
-# Which leave codes as they are, in evaluation.
+# Which leave codes as they are.
 _TRANSPARENT_MODULES = (nn.Identity, nn.Dropout, nn.Flatten)
 _TRANSPARENT_FUNCTIONS = (torch.flatten,)
 _TRANSPARENT_METHODS = ("flatten",)
+_LISTS = (nn.ModuleList, nn.ModuleDict)
 
 log = logging.getLogger("torchquant")
 
 
 @dataclass(frozen=True)
 class Link:
-    """``reader`` takes what ``writer`` gives, after a relu or none.
+    """``reader`` takes what ``writer`` gives, after a relu or none, in a call of ``owner``."""
 
-    ``relu`` is its module, where that has nothing else to do.
-    """
-
+    owner: nn.Module
     writer: nn.Module
     reader: nn.Module
     has_relu: bool
-    relu: nn.Module | None
 
-    def among(self, others: Layers) -> Link:
-        """The link of the modules that stand for its own."""
-        relu = None if self.relu is None else others[self.relu]
-        return Link(others[self.writer], others[self.reader], self.has_relu, relu)
+
+def owners(model: nn.Module, layers: set[nn.Module]) -> list[str]:
+    """The names of the modules that have two or more of the layers as their own."""
+    return [
+        name for name, module in model.named_modules() if len(layers.intersection(_own(module))) > 1
+    ]
+
+
+def _own(module: nn.Module) -> Iterator[nn.Module]:
+    """Its children; those of its lists, which nobody calls, are its own."""
+    for child in module.children():
+        if type(child) in _LISTS:
+            yield from _own(child)
+        else:
+            yield child
+
+
+def find_links(model: nn.Module, layers: Layers) -> list[Link]:
+    """The links between ``layers`` (keys) that each have one place in the model.
+
+    Every step between them is known to keep 8-bit codes, and each result has one reader: there the
+    codes are those that the reader would compute. Whether the owner was the only one to call them
+    is left to calibration.
+    """
+    places = Counter(m for _, m in model.named_modules(remove_duplicate=False))
+    links = [
+        link
+        for name in owners(model, set(layers))
+        for link in _links_of(model.get_submodule(name), layers)
+    ]
+    return [link for link in links if places[link.writer] == places[link.reader] == 1]
+
+
+def _links_of(owner: nn.Module, layers: Layers) -> Iterator[Link]:
+    if type(owner).__call__ is not nn.Module.__call__ or type(owner) in _LISTS:
+        return iter(())
+    return (
+        _links_in_steps(owner, layers)
+        if _is_plain(owner, nn.Sequential)
+        else _traced(owner, layers)
+    )
+
+
+def _is_plain(module: nn.Module, *types: type[nn.Module]) -> bool:
+    """Whether it computes what its type says: no subclass, no hook, no forward of its own."""
+    has_hooks = bool(module._forward_hooks or module._forward_pre_hooks)
+    return type(module) in types and not has_hooks and "forward" not in vars(module)
+
+
+def _is_relu(module: nn.Module) -> bool:
+    return _is_plain(module, nn.ReLU)
+
+
+def _is_transparent(module: nn.Module) -> bool:
+    return _is_plain(module, *_TRANSPARENT_MODULES) and not (
+        isinstance(module, nn.Dropout) and module.training
+    )
+
+
+def _links_in_steps(owner: nn.Module, layers: Layers) -> Iterator[Link]:
+    """Of an nn.Sequential, whose children are its steps."""
+    steps = list(owner._modules.values())
+    writer, has_relu = None, False
+    for module in steps:
+        assert module is not None
+        if module in layers:
+            if writer is not None and steps.count(module) == steps.count(writer) == 1:
+                yield Link(owner, writer, module, has_relu)
+            writer, has_relu = module, False
+        elif _is_relu(module):
+            has_relu = True
+        elif not _is_transparent(module):
+            writer = None
 
 
 class _TensorProxy(fx.Proxy):
@@ -52,19 +123,7 @@ class _TensorProxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Enters no child but nn.Sequential, whose children are as good as the parent's own.
-
-    ``callers`` gets, for each module that was called, those whose forward did it.
-    """
-
-    def __init__(self, callers: Callers) -> None:
-        super().__init__()
-        self._callers = callers
-        self._entered: list[nn.Module] = []
-
-    def graph_of(self, root: nn.Module, arguments: dict[str, Any]) -> fx.Graph:
-        self._entered = [root]
-        return self.trace(root, arguments)
+    """Enters no child."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _TensorProxy(node, self)
@@ -72,112 +131,55 @@ class _Tracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:  # noqa: ANN401  (the type of torch.fx)
         return a.node if type(a) is _TensorProxy else super().create_arg(a)
 
-    def call_module(
-        self,
-        m: nn.Module,
-        forward: Callable[..., object],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-    ) -> object:
-        self._callers[m].add(self._entered[-1])
-        self._entered.append(m)
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        finally:
-            self._entered.pop()
-
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) is not nn.Sequential or _has_hooks(m)
+        return True
 
 
-def find_links(model: nn.Module, layers: Layers) -> list[Link]:
-    """The links between ``layers`` (keys) in the forwards of the model's modules.
-
-    Only where every step between is known to keep 8-bit codes, each result has one reader, and one
-    place in the model calls what is linked: there the codes are those that the reader would
-    compute.
-    """
-    twin = _twin(model)
-    if twin is None:
-        return []
-    original = dict(zip(twin.modules(), model.modules(), strict=True))
-    twins = {copied for copied, module in original.items() if module in layers}
-    return [link.among(original) for link in _links(twin, twins)]
-
-
-def _twin(model: nn.Module) -> nn.Module | None:
-    """A copy in evaluation, of the same weights: tracing may write attributes and buffers."""
-    try:
-        return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()}).eval()
-    except Exception as error:  # the model's own __deepcopy__
-        log.info("%s cannot be copied, so stays in float between layers: %s", type(model), error)
-        return None
-
-
-def _links(model: nn.Module, layers: set[nn.Module]) -> Iterator[Link]:
-    places = Counter(m for _, m in model.named_modules(remove_duplicate=False))
-    callers: Callers = defaultdict(set)
-    found: dict[nn.Module, tuple[Link, set[nn.Module]]] = {}
-    for parent in model.modules():
-        if parent not in layers and not layers.isdisjoint(parent.modules()):
-            for link, path in _links_of(parent, layers, callers):
-                found.setdefault(link.writer, (link, path))
-
-    def has_one_caller(module: nn.Module) -> bool:
-        return places[module] == 1 and len(callers[module]) <= 1
-
-    for link, path in found.values():
-        if all(map(has_one_caller, path)):
-            relu = link.relu if link.relu is not None and has_one_caller(link.relu) else None
-            yield replace(link, relu=relu)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _links_of(
-    parent: nn.Module, layers: set[nn.Module], callers: Callers
-) -> list[tuple[Link, set[nn.Module]]]:
-    """With the modules on the paths from the parent to what is linked."""
-    modules = dict(parent.named_modules(remove_duplicate=False))
-    graphs = _graphs(parent, callers)
-    found = [list(_links_in(graph, modules, layers)) for graph in graphs]
-    return [link for link in found[0] if all(link in others for others in found)] if found else []
-
-
-def _graphs(parent: nn.Module, callers: Callers) -> list[fx.Graph]:
-    """With something for each argument, and with optional ones left out; none where one fails.
-
-    What torch.fx passes is not None, so the first alone would follow one branch of two.
-    """
-    try:
-        parameters = inspect.signature(parent.forward).parameters.values()
-        optional = {p.name: p.default for p in parameters if p.default is not p.empty}
-        return [
-            _Tracer(callers).graph_of(parent, arguments)
-            for arguments in ({}, optional)[: 2 if optional else 1]
-        ]
-    except Exception as error:  # tracing runs the model's own code, which may raise anything
-        log.info("%s is not traceable, so stays in float between layers: %s", type(parent), error)
-        return []
-
-
-def _links_in(
-    graph: fx.Graph, modules: Mapping[str, nn.Module], layers: set[nn.Module]
-) -> Iterator[tuple[Link, set[nn.Module]]]:
+def _traced(owner: nn.Module, layers: Layers) -> Iterator[Link]:
+    """Of a forward of one tensor, which torch.fx follows."""
+    graph = _graph(owner)
+    if graph is None:
+        return
+    modules = dict(owner.named_modules(remove_duplicate=False))
+    own = set(_own(owner))
     called = Counter(modules[str(node.target)] for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
-        module = _module(node, modules)
-        if module is not None and module in layers and called[module] == 1:
-            link = _follow(node, modules, called, layers)
-            if link is not None:
-                yield link
+        writer = _module(node, modules)
+        found = None if writer not in layers else _follow(node, modules, layers)
+        if writer is None or found is None:
+            continue
+        reader, has_relu = found
+        if called[writer] == called[reader] == 1 and {writer, reader} <= own:
+            yield Link(owner, writer, reader, has_relu)
 
 
-def _path(node: fx.Node, modules: Mapping[str, nn.Module]) -> set[nn.Module]:
-    names = str(node.target).split(".")
-    return {modules[".".join(names[:end])] for end in range(1, len(names) + 1)}
+def _graph(owner: nn.Module) -> fx.Graph | None:
+    """None where the forward takes more than a tensor, cannot be traced, or keeps what it saw."""
+    try:
+        parameters = list(inspect.signature(owner.forward).parameters.values())
+        if len(parameters) != 1 or parameters[0].kind != inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            return None
+        if parameters[0].default is not inspect.Parameter.empty:
+            return None
+        # Of a copy with the same weights, in evaluation: a forward may write attributes.
+        twin = copy.deepcopy(owner, {id(weight): weight for weight in owner.parameters()})
+        if twin is owner:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            graph = _Tracer().trace(twin.eval())
+    except Exception as error:  # tracing runs the model's own code, which may raise anything
+        log.info("%s is not traceable, so stays in float between layers: %s", type(owner), error)
+        return None
+    return None if any(_holds_proxy(vars(module)) for module in twin.modules()) else graph
+
+
+def _holds_proxy(value: object) -> bool:
+    """Whether a traced tensor is still held: a reader that no graph shows."""
+    if type(value) is dict:
+        return any(map(_holds_proxy, value.values()))
+    if type(value) in (list, tuple, set):
+        return any(map(_holds_proxy, value))  # type: ignore[call-overload]
+    return type(value) is _TensorProxy
 
 
 def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
@@ -185,44 +187,33 @@ def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None
 
 
 def _follow(
-    writer: fx.Node,
-    modules: Mapping[str, nn.Module],
-    called: Counter[nn.Module],
-    layers: set[nn.Module],
-) -> tuple[Link, set[nn.Module]] | None:
+    node: fx.Node, modules: Mapping[str, nn.Module], layers: Layers
+) -> tuple[nn.Module, bool] | None:
     """From a layer along its one reader, to the next layer or to what needs floats."""
-    has_relu, relu, node = False, None, writer
-    path = _path(writer, modules)
+    has_relu = False
     while len(node.users) == 1:
         node = next(iter(node.users))
         module = _module(node, modules)
         if module is not None and module in layers:
-            if called[module] > 1:
-                return None
-            first = modules[str(writer.target)]
-            return Link(first, module, has_relu, relu), path | _path(node, modules)
-        if module is not None and _has_hooks(module):
-            return None
-        if _is_relu(node, module):
+            return module, has_relu
+        if _is_relu_node(node, module):
             has_relu = True
-            if isinstance(module, nn.ReLU) and called[module] == 1:
-                relu = module
-        elif not _is_transparent(node, module):
+        elif not _is_transparent_node(node, module):
             return None
     return None
 
 
-def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:
+def _is_relu_node(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
-        return type(module) is nn.ReLU
+        return _is_relu(module)
     if node.op == "call_function":
         return node.target in _RELU_FUNCTIONS
     return node.op == "call_method" and node.target in ("relu", "relu_")
 
 
-def _is_transparent(node: fx.Node, module: nn.Module | None) -> bool:
+def _is_transparent_node(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
-        return type(module) in _TRANSPARENT_MODULES
+        return _is_transparent(module)
     if node.op == "call_function":
         return node.target in _TRANSPARENT_FUNCTIONS
     return node.op == "call_method" and node.target in _TRANSPARENT_METHODS

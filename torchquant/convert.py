@@ -73,10 +73,13 @@ def quantize_static(
     rather than taken anew from each row: one less pass over the activations, and less accurate
     where rows differ. Layers that :func:`torchquant.calibrate` did not observe stay in float.
 
-    Where one float32 layer reads another's output through at most a relu (and nn.Dropout,
-    nn.Identity, nn.Flatten), in an nn.Sequential or in any forward that torch.fx can trace, the
-    activations between them stay in 8 bits: the first layer computes the relu and gives the codes
-    of the second, the very ones it would have computed itself. Such a model is for evaluation.
+    Where one float32 layer reads another's output through at most a relu (and nn.Identity,
+    nn.Flatten, nn.Dropout in evaluation), the activations between them stay in 8 bits: the first
+    layer computes the relu and gives the codes of the second, the very ones it would have computed
+    itself from float32. This is done among the own layers of an nn.Sequential, and of modules whose
+    forward takes one tensor and can be traced by torch.fx, where calibration saw them called as a
+    whole only. A layer that is linked gives uint8 to whoever calls it: pass ``chain=False`` where
+    parts of such modules are called by themselves, or forward depends on more than its input.
 
     Args:
         model: The model that was calibrated; a lone nn.Linear is replaced itself.
@@ -119,7 +122,7 @@ def quantize_static(
     )
     links = _calibrated_links(model, names, calibration, layers) if chain else []
     for link in links:
-        _connect(model, link, layers)
+        _connect(link, layers)
     return _replace(model, layers)
 
 
@@ -170,29 +173,27 @@ def _calibrated_links(
     calibration: Calibration,
     layers: Mapping[torch.nn.Module, StaticLinear],
 ) -> list[Link]:
-    """Those whose layers were called equally often, so that neither has another caller."""
-    calls: dict[torch.nn.Module, int] = {
-        linear(model, name): calibration.calls[name] for name in names
-    }
+    """Those whose layers were called as often as their owner: so nobody else calls them."""
+    calls = {model.get_submodule(name): calibration.calls[name] for name in names}
+    modules = dict(model.named_modules())
+    calls |= {modules[name]: count for name, count in calibration.owners.items() if name in modules}
     in_float32 = {
         layer: new for layer, new in layers.items() if layer.weight.dtype == torch.float32
     }
     return [
-        link for link in find_links(model, in_float32) if calls[link.writer] == calls[link.reader]
+        link
+        for link in find_links(model, in_float32)
+        if calls[link.writer] == calls[link.reader] == calls.get(link.owner)
     ]
 
 
-def _connect(
-    model: torch.nn.Module, link: Link, layers: Mapping[torch.nn.Module, StaticLinear]
-) -> None:
+def _connect(link: Link, layers: Mapping[torch.nn.Module, StaticLinear]) -> None:
     writer, reader = layers[link.writer], layers[link.reader]
     writer.requantize_for(reader)
     reader.output_dtype = torch.float32 if reader.output_scale is None else None
     writer.output_dtype = None
-    if link.has_relu:
+    if link.has_relu:  # what computes it now stays where it is: it leaves codes as they are
         writer.activation = "relu"
-    if link.relu is not None:
-        _put(model, link.relu, torch.nn.Identity())
 
 
 def _replace(
