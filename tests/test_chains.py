@@ -103,9 +103,9 @@ def test_a_sequential_keeps_codes_between_its_layers() -> None:
     assert taken_by(chained, floats(6, 8)) == {"0": [torch.float32], "2": [U8], "4": [U8]}
     assert [type(module) for module in chained] == [
         StaticLinear,
-        nn.Identity,
+        nn.ReLU,
         StaticLinear,
-        nn.Identity,
+        nn.ReLU,
         StaticLinear,
     ]
     assert [static_layers(chained)[name].activation for name in ("0", "2", "4")] == [
@@ -156,7 +156,6 @@ def test_the_result_is_that_of_the_reference() -> None:
         [nn.Identity(), nn.ReLU(), nn.Identity()],
         [nn.ReLU(), nn.Flatten()],
         [nn.ReLU(), nn.ReLU()],
-        [nn.Sequential(nn.ReLU(), nn.Sequential(nn.Dropout(0.5)))],
     ],
     ids=lambda between: "-".join(type(module).__name__ for module in between) or "nothing",
 )
@@ -175,6 +174,7 @@ def test_what_keeps_codes_may_stand_between(between: list[nn.Module]) -> None:
         [nn.Sigmoid()],
         [nn.LayerNorm(12)],
         [nn.ReLU(), nn.Tanh()],
+        [nn.Sequential(nn.ReLU())],
         [nn.AlphaDropout(0.5)],
         [nn.BatchNorm1d(12)],
         [nn.Unflatten(1, (1, 12))],
@@ -198,12 +198,16 @@ def test_ranges_of_one_sign(zeros: str) -> None:
     check(nn.Sequential(model[0], nn.ReLU(), model[1]), ["0"])
 
 
-def test_nested_sequentials() -> None:
+def test_links_stay_within_a_sequential() -> None:
+    """Its parts may be called by themselves, and then give floats."""
     model = nn.Sequential(
         nn.Sequential(nn.Linear(8, 8), nn.ReLU()),
         nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 8)),
     ).eval()
-    check(model, ["0.0", "1.0.0"])
+    chained = check(model, [])
+    assert chained[0](floats(6, 8)).dtype == torch.float32
+    model = nn.Sequential(mlp(nn.ReLU()), nn.ReLU(), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8))
+    check(model.eval(), ["0.0", "2"])
 
 
 FORWARDS: dict[str, Callable[..., Any]] = {
@@ -341,14 +345,87 @@ def test_branches_on_optional_arguments_end_a_chain() -> None:
             check(model, [], *arguments)
 
 
-def test_optional_arguments_that_change_nothing_keep_a_chain() -> None:
-    def forward(self: Any, x: Tensor, y: Tensor | None = None, scale: float = 2.0) -> Tensor:
-        h = self.b(self.relu(self.a(x)))
-        return h * scale if y is None else h * scale + y
+FORWARDS_OF_MORE: dict[str, Any] = {
+    "tensor": lambda self, x, y: self.b(self.relu(self.a(x))) + y,
+    "optional": lambda self, x, y=None: self.b(self.relu(self.a(x))),
+    "flag": lambda self, x, hidden=False: self.a(x) if hidden is True else self.b(self.a(x)),
+    "keywords": lambda self, x, **more: self.a(x) if more else self.b(self.a(x)),
+    "mode": lambda self, x, *, mode="plain": self.b(self.relu(self.a(x))),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDS_OF_MORE)
+def test_forwards_of_more_than_a_tensor_end_a_chain(name: str) -> None:
+    """What else they are given may lead them elsewhere."""
+    model = layers(FORWARDS_OF_MORE[name])
+    del model.c
+    check(model, [], *[floats(6, 8)] * (2 if name == "tensor" else 1))
+
+
+def test_a_forward_that_keeps_what_it_saw_ends_a_chain() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = self.a(x)
+        self.seen["hidden"] = [h]
+        return self.b(self.relu(h))
 
     model = layers(forward)
+    model.seen = {}
     del model.c
-    check(model, ["a"])
+    check(model, [])
+
+
+def test_another_method_finds_the_relu_it_uses() -> None:
+    model = layers(lambda self, x: self.b(self.relu(self.a(x))))
+    del model.c
+    chained = check(model, ["a"])
+    assert chained.relu(torch.tensor([-1.0])) == 0
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        lambda inner, x: inner[2](torch.tanh(inner[0](x))),
+        lambda inner, x: inner[2](torch.relu(inner[0](x))),
+        lambda inner, x: inner[1:](inner[:1](x)),
+    ],
+    ids=["tanh", "relu", "slices"],
+)
+def test_a_sequential_that_is_never_called_as_a_whole_has_no_chain(steps: Any) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return steps(self.inner, x) if bool((x.sum() != 0).item()) else x
+
+    check(outer(sequential(), forward), [])
+
+
+def test_an_encoder_may_be_called_without_its_decoder() -> None:
+    model = nn.Sequential(mlp(nn.ReLU()), nn.Sequential(nn.ReLU(), nn.Linear(5, 8))).eval()
+    chained = check(model, ["0.0"])
+    assert chained[0](floats(6, 8)).dtype == torch.float32
+
+
+def test_other_methods_may_be_called_without_forward() -> None:
+    def encode(self: Any, x: Tensor) -> Tensor:
+        return self.relu(self.a(x))
+
+    model = layers(lambda self, x: self.b(self.encode(x)))
+    type(model).encode = encode
+    del model.c
+    chained = check(model, [])
+    assert chained.encode(floats(6, 8)).dtype == torch.float32
+
+
+def test_an_active_dropout_ends_a_chain() -> None:
+    model = mlp(nn.ReLU(), nn.Dropout(0.5)).train()
+    calibration = calibrated(model, (floats(6, 8),))
+    static = torchquant.quantize_static(model, calibration)
+    assert links_of(static) == []
+    assert static(floats(6, 8)).dtype == torch.float32
+
+
+def test_a_forward_of_an_instance_is_what_it_does() -> None:
+    model = mlp(nn.ReLU())
+    model[1].forward = torch.tanh
+    check(model, [])
 
 
 def test_branches_on_types_end_a_chain() -> None:
@@ -492,7 +569,6 @@ def test_a_module_called_twice_keeps_its_chain() -> None:
 
 def test_a_part_of_nested_sequentials_called_apart_is_in_no_chain() -> None:
     inner = nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.Sequential(nn.ReLU(), nn.Linear(8, 8)))
-    check(outer(inner, lambda self, x: self.inner(x)), ["inner.0.0"])
     check(outer(inner, lambda self, x: self.inner(x) + self.inner[0](x) + self.inner[1](x)), [])
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +124,23 @@ class _TensorProxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Enters no child."""
+    """Enters no child, and notes whether forward itself made every call.
+
+    Other methods may be called by themselves, and have to give floats then.
+    """
+
+    by_forward = True
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
+        caller = sys._getframe(2).f_code  # beneath torch.fx's wrapper of nn.Module.__call__
+        self.by_forward &= caller is self.root.forward.__code__
+        return super().call_module(m, forward, args, kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _TensorProxy(node, self)
@@ -166,11 +183,13 @@ def _graph(owner: nn.Module) -> fx.Graph | None:
         if twin is owner:
             return None
         with torch.random.fork_rng(devices=[]):
-            graph = _Tracer().trace(twin.eval())
+            tracer = _Tracer()
+            graph = tracer.trace(twin.eval())
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         log.info("%s is not traceable, so stays in float between layers: %s", type(owner), error)
         return None
-    return None if any(_holds_proxy(vars(module)) for module in twin.modules()) else graph
+    is_seen = any(_holds_proxy(vars(module)) for module in twin.modules())
+    return graph if tracer.by_forward and not is_seen else None
 
 
 def _holds_proxy(value: object) -> bool:
