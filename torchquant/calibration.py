@@ -192,12 +192,12 @@ class Calibration:
 
     def _check_ranks_agree(self, group: dist.ProcessGroup | None) -> None:
         everyones: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(everyones, [*self.names, *self.owners], group)
-        for rank, names in enumerate(everyones):
-            if names != everyones[0]:
+        dist.all_gather_object(everyones, (self.names, list(self.owners)), group)
+        for rank, others in enumerate(everyones):
+            if others != everyones[0]:
                 raise ValueError(
                     "all ranks must have calibrated the same layers, but ranks 0 and "
-                    f"{rank} differ: {everyones[0]} and {names}"
+                    f"{rank} differ: {everyones[0][0]} and {others[0]}"
                 )
 
     def save(self, path: str | PathLike[str]) -> None:
