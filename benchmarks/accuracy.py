@@ -14,7 +14,7 @@ from table import Value
 from torch import Tensor, nn
 
 import torchquant
-from torchquant.calibration import METHODS
+from torchquant.histogram import METHODS
 
 Row = dict[str, Value]
 

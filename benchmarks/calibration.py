@@ -32,8 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torchquant import ops
-from torchquant.calibration import METHODS
-from torchquant.histogram import Histogram
+from torchquant.histogram import METHODS, Histogram
 
 _FULL, _QUICK = Plan(rounds=9, budget=2.0), Plan(rounds=2, budget=0.2)
 _VALUES, _FEW_VALUES = 1 << 24, 1 << 16
@@ -58,11 +57,15 @@ def _median_seconds(calls: dict[str, Call], plan: Plan) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in samples.items()}
 
 
-def _observers(x: Tensor) -> dict[str, Call]:
-    state = Histogram()
+def _peer() -> torch.ao.quantization.HistogramObserver:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that torch.ao is deprecated
-        peer = torch.ao.quantization.HistogramObserver()
+        return torch.ao.quantization.HistogramObserver()
+
+
+def _observers(x: Tensor) -> dict[str, Call]:
+    state = Histogram()
+    peer = _peer()
     return {
         "ops.histogram_observe_": lambda: ops.histogram_observe_(state.counts, state.range, x),
         "torch.histc, 2048 bins": lambda: torch.histc(x.float(), 2048),
@@ -95,9 +98,7 @@ def _qparams(plan: Plan, quick: bool) -> list[Row]:
     x = torch.randn(_FEW_VALUES if quick else _VALUES)
     state = Histogram()
     state.observe(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        peer = torch.ao.quantization.HistogramObserver()
+    peer = _peer()
     peer(x)
     calls: dict[str, Call] = {
         f"{method}, {'symmetric' if symmetric else 'affine'}": _reader(state, symmetric, method)

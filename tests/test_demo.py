@@ -18,8 +18,8 @@ from torch import nn
 import torchquant
 from torchquant import demo
 from torchquant.__main__ import main
-from torchquant.calibration import METHODS
 from torchquant.demo import cpp, minilm, report, sentences, tutorial
+from torchquant.histogram import METHODS
 
 pytestmark = pytest.mark.any_kernels
 

@@ -1,7 +1,5 @@
 """INT8 quantization operators for PyTorch: torch.ops.torchquant.*, layers, and model conversion."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from torchquant import _library
 
 _library.load()
@@ -20,10 +18,7 @@ from torchquant.functional import (  # noqa: E402
     symmetric_quantize,
 )
 
-try:
-    __version__ = version("torchquant")
-except PackageNotFoundError:  # a source tree that was built but not installed
-    __version__ = "0+unknown"
+__version__ = _library.installed_version()
 
 #: What CMAKE_PREFIX_PATH needs for find_package(TorchQuant).
 cmake_prefix_path = str(_library.PACKAGE / "share" / "cmake")

@@ -1,5 +1,6 @@
 """Finds libtorchquant.so inside the package, checks that it fits this torch, and loads it."""
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -8,6 +9,14 @@ PACKAGE = Path(__file__).parent
 LIBRARY = PACKAGE / "lib" / "libtorchquant.so"
 BUILT_WITH = PACKAGE / "lib" / "built_with_torch"
 REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
+
+
+def installed_version() -> str:
+    """torchquant's own, as it was installed."""
+    try:
+        return version("torchquant")
+    except PackageNotFoundError:  # a source tree that was built but not installed
+        return "0+unknown"
 
 
 def release_of(version: str) -> str:

@@ -110,8 +110,6 @@ def _arguments(batch: Batch, index: int) -> tuple[tuple[Any, ...], dict[str, Any
 def _check_forward_takes(
     model: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], index: int
 ) -> None:
-    if isinstance(model, torch.jit.ScriptModule):
-        return  # has no Python signature
     signature = inspect.signature(model.forward)
     try:
         signature.bind(*arguments, **keywords)

@@ -11,24 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchquant import calibration_file
-from torchquant.histogram import Histogram, code_range
+from torchquant.codes import code_range
+from torchquant.histogram import METHODS, Histogram, check_method
 from torchquant.tables import Value, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-METHODS = ("minmax", "percentile", "mse", "entropy")
-
-
-def check_method(method: str, percentile: float) -> None:
-    """Raises ValueError where no range can be read in this way."""
-    if method not in METHODS:
-        raise ValueError(
-            f'method must be one of {", ".join(METHODS)}, but got {method!r}: "mse" suits most '
-            "activations"
-        )
-    if not 50 < percentile <= 100:
-        raise ValueError(f"percentile must lie in (50, 100], but got {percentile}: 99.99 is usual")
 
 
 class Calibration:

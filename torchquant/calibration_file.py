@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from torchquant._library import installed_version
 from torchquant.histogram import Histogram
 
 FORMAT = "torchquant.calibration"
@@ -29,13 +29,6 @@ _NUMBERS: Mapping[str, type] = {
 }
 
 
-def _library_version() -> str:
-    try:
-        return version("torchquant")
-    except PackageNotFoundError:  # a source tree that was built but not installed
-        return "unknown"
-
-
 def write(
     path: str | PathLike[str], histograms: Mapping[str, Histogram], numbers: Mapping[str, Any]
 ) -> None:
@@ -44,7 +37,7 @@ def write(
     for name, histogram in histograms.items():
         tensors[f"{name}.counts"] = histogram.counts
         tensors[f"{name}.range"] = histogram.range
-    about = {"format": FORMAT, "version": VERSION, "torchquant": _library_version(), **numbers}
+    about = {"format": FORMAT, "version": VERSION, "torchquant": installed_version(), **numbers}
     # Under one key, because safetensors writes several in no order.
     content = save(tensors, {KEY: json.dumps(about)})
     path = Path(path)

@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-Layers = Mapping[nn.Module, nn.Module]
+Layers = set[nn.Module]
 
 _RELU_FUNCTIONS = (torch.relu, torch.relu_, F.relu, F.relu_)
 # Which leave codes as they are.
@@ -42,7 +42,7 @@ class Link:
     has_relu: bool
 
 
-def owners(model: nn.Module, layers: set[nn.Module]) -> list[str]:
+def owners(model: nn.Module, layers: Layers) -> list[str]:
     """The names of the modules that have two or more of the layers as their own."""
     return [
         name for name, module in model.named_modules() if len(layers.intersection(_own(module))) > 1
@@ -59,7 +59,7 @@ def _own(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def find_links(model: nn.Module, layers: Layers) -> list[Link]:
-    """The links between ``layers`` (keys) that each have one place in the model.
+    """The links between ``layers`` that each have one place in the model.
 
     Every step between them is known to keep 8-bit codes, and each result has one reader: there the
     codes are those that the reader would compute. Whether the owner was the only one to call them
@@ -68,7 +68,7 @@ def find_links(model: nn.Module, layers: Layers) -> list[Link]:
     places = Counter(m for _, m in model.named_modules(remove_duplicate=False))
     links = [
         link
-        for name in owners(model, set(layers))
+        for name in owners(model, layers)
         for link in _links_of(model.get_submodule(name), layers)
     ]
     return [link for link in links if places[link.writer] == places[link.reader] == 1]
@@ -77,11 +77,9 @@ def find_links(model: nn.Module, layers: Layers) -> list[Link]:
 def _links_of(owner: nn.Module, layers: Layers) -> Iterator[Link]:
     if type(owner).__call__ is not nn.Module.__call__ or type(owner) in _LISTS:
         return iter(())
-    return (
-        _links_in_steps(owner, layers)
-        if _is_plain(owner, nn.Sequential)
-        else _traced(owner, layers)
-    )
+    if _is_plain(owner, nn.Sequential):
+        return _links_in_steps(owner, layers)
+    return _traced(owner, layers)
 
 
 def _is_plain(module: nn.Module, *types: type[nn.Module]) -> bool:

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import torch
 
-from torchquant.calibration import Calibration, check_method
+from torchquant.calibration import Calibration
 from torchquant.chains import Link, find_links
+from torchquant.histogram import check_method
 from torchquant.nn import DynamicLinear, QuantizedLinear, StaticLinear
 from torchquant.selection import LINEAR, Filter, Types, check_selection, linear, select
 from torchquant.weights import check_quantizable, check_weight_method
@@ -177,9 +178,7 @@ def _calibrated_links(
     calls = {model.get_submodule(name): calibration.calls[name] for name in names}
     modules = dict(model.named_modules())
     calls |= {modules[name]: count for name, count in calibration.owners.items() if name in modules}
-    in_float32 = {
-        layer: new for layer, new in layers.items() if layer.weight.dtype == torch.float32
-    }
+    in_float32 = {layer for layer in layers if layer.weight.dtype == torch.float32}
     return [
         link
         for link in find_links(model, in_float32)
@@ -202,18 +201,12 @@ def _replace(
     _disable_fast_paths(model, layers)
     if model in layers:
         return layers[model]
-    for old, new in layers.items():
-        _put(model, old, new)
-    return model
-
-
-def _put(model: torch.nn.Module, old: torch.nn.Module, new: torch.nn.Module) -> None:
-    """Puts a module in another's place, under each of its names."""
     for module in list(model.modules()):
         # _modules, unlike named_children, lists a child under each of its names.
         for name, child in list(module._modules.items()):
-            if child is old:
-                setattr(module, name, new)
+            if child is not None and child in layers:
+                setattr(module, name, layers[child])
+    return model
 
 
 def _disable_fast_paths(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchquant import ops
+from torchquant.codes import code_range
 
 __all__ = [
     "asymmetric_dequantize",
@@ -184,12 +185,11 @@ def _check_num_bits(num_bits: int) -> None:
 
 def _signed_range(num_bits: int) -> tuple[int, int, torch.dtype]:
     _check_num_bits(num_bits)
-    half = 1 << (num_bits - 1)
-    return -half, half - 1, torch.int8 if num_bits <= 8 else torch.int16
+    return *code_range(num_bits, True), torch.int8 if num_bits <= 8 else torch.int16
 
 
 def _unsigned_range(num_bits: int) -> tuple[int, int, torch.dtype]:
     _check_num_bits(num_bits)
     # int16 holds 15 unsigned bits, and many torch operators lack uint16.
     dtype = torch.uint8 if num_bits <= 8 else torch.int16 if num_bits <= 15 else torch.int32
-    return 0, (1 << num_bits) - 1, dtype
+    return *code_range(num_bits, False), dtype

@@ -13,22 +13,37 @@ _NEGATIVE = NUM_BINS // 2  # the first bin of the negative values
 _FINITE = 255 * 64  # bins of either sign; those beyond count Inf and NaN
 
 
-def code_range(num_bits: int, symmetric: bool) -> tuple[int, int]:
-    """quant_min and quant_max: [-2^(b-1), 2^(b-1) - 1], or [0, 2^b - 1] where affine."""
-    if not 2 <= num_bits <= 16:
-        raise ValueError(f"num_bits must lie in [2, 16], but got {num_bits}: 8 is usual")
-    if symmetric:
-        return -(2 ** (num_bits - 1)), 2 ** (num_bits - 1) - 1
-    return 0, 2**num_bits - 1
+METHODS = ("minmax", "percentile", "mse", "entropy")
+
+
+def check_method(method: str, percentile: float) -> None:
+    """Raises ValueError where no range can be read in this way."""
+    if method not in METHODS:
+        raise ValueError(
+            f'method must be one of {", ".join(METHODS)}, but got {method!r}: "mse" suits most '
+            "activations"
+        )
+    if not 50 < percentile <= 100:
+        raise ValueError(f"percentile must lie in (50, 100], but got {percentile}: 99.99 is usual")
+
+
+def merge_state(counts: Tensor, range: Tensor, others: Tensor, other_range: Tensor) -> None:
+    """Adds one state to another, in place."""
+    counts += others
+    range[0] = torch.minimum(range[0], other_range[0])
+    range[1] = torch.maximum(range[1], other_range[1])
 
 
 def bin_ends() -> tuple[Tensor, Tensor]:
     """The least and the greatest float32 of each bin, ``[32768]``."""
     first = torch.arange(NUM_BINS, dtype=torch.int64) << _SHIFT
-    near_zero = (first - (first >= 2**31) * 2**32).to(torch.int32).view(torch.float32)
-    last = first | ((1 << _SHIFT) - 1)
-    far_from_zero = (last - (last >= 2**31) * 2**32).to(torch.int32).view(torch.float32)
+    near_zero, far_from_zero = _floats(first), _floats(first | ((1 << _SHIFT) - 1))
     return torch.minimum(near_zero, far_from_zero), torch.maximum(near_zero, far_from_zero)
+
+
+def _floats(bits: Tensor) -> Tensor:
+    """The float32 of these 32 bits."""
+    return (bits - (bits >= 2**31) * 2**32).to(torch.int32).view(torch.float32)
 
 
 class Histogram:
@@ -55,9 +70,7 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         """Adds what another one observed."""
-        self.counts += other.counts
-        self.range[0] = torch.minimum(self.range[0], other.range[0])
-        self.range[1] = torch.maximum(self.range[1], other.range[1])
+        merge_state(self.counts, self.range, other.counts, other.range)
 
     @property
     def count(self) -> int:

@@ -7,7 +7,7 @@ scale and zero point. They script, and their state is plain buffers, which keep 
 import torch
 from torch import Tensor
 
-from torchquant.histogram import NUM_BINS
+from torchquant.histogram import NUM_BINS, check_method, merge_state
 from torchquant.nn import FixedDtypes
 
 
@@ -51,10 +51,7 @@ class HistogramObserver(FixedDtypes):
         """``quant_min`` and ``quant_max``: the codes; symmetric ones have zero point 0."""
         super().__init__()
         _check_codes(quant_min, quant_max, symmetric)
-        if not 50 < percentile <= 100:
-            raise ValueError(
-                f"percentile must lie in (50, 100], but got {percentile}: 99.99 is usual"
-            )
+        check_method(method, percentile)
         self.quant_min = quant_min
         self.quant_max = quant_max
         self.symmetric = symmetric
@@ -94,9 +91,7 @@ class HistogramObserver(FixedDtypes):
 
     def merge(self, other: "HistogramObserver") -> "HistogramObserver":
         """Adds what another one observed, of any method; returns itself."""
-        self.counts += other.counts
-        self.range[0] = torch.minimum(self.range[0], other.range[0])
-        self.range[1] = torch.maximum(self.range[1], other.range[1])
+        merge_state(self.counts, self.range, other.counts, other.range)
         return self
 
     def extra_repr(self) -> str:

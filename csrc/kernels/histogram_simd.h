@@ -3,29 +3,26 @@
 #pragma once
 
 #include "histogram_tables.h"
+#include "range_simd.h"
 
 namespace torchquant::kernels {
 namespace {
 
-// Of values that may be infinite; NaN leaves min and max as they are.
+// The range of values that may be infinite, and their least magnitude.
 struct ObservedLanes {
-  Simd::F min = Simd::all(INFINITY);
-  Simd::F max = Simd::all(-INFINITY);
+  RangeLanes range;
   Simd::I below_least = Simd::all(-1);  // as unsigned: the least magnitude - 1, so that 0 is last
-  Simd::I greatest = Simd::all(0);
 
   void add(Simd::F x) {
-    const Simd::I magnitude = Simd::magnitude_bits(x);
-    min = Simd::at_most(x, min);
-    max = Simd::at_least(x, max);
-    below_least = Simd::smaller_unsigned(Simd::subtract(magnitude, Simd::all(1)), below_least);
-    greatest = Simd::larger_unsigned(magnitude, greatest);
+    range.add(x);
+    const Simd::I below = Simd::subtract(Simd::magnitude_bits(x), Simd::all(1));
+    below_least = Simd::smaller_unsigned(below, below_least);
   }
 
   Observed fold() const {
+    const Range found = range.fold();
     const uint32_t below = Simd::least_unsigned(below_least);
-    return {below == UINT32_MAX ? below : below + 1, Simd::greatest_unsigned(greatest),
-            Simd::least(min), Simd::greatest(max)};
+    return {below == UINT32_MAX ? below : below + 1, found.absmax_bits, found.min, found.max};
   }
 };
 

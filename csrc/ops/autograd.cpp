@@ -2,36 +2,42 @@
 // not require grad, also where their inputs do. Left unregistered, PyTorch would return a grad_fn
 // that warns and yields no gradient.
 #include <ATen/core/grad_mode.h>
+#include <c10/util/SmallVector.h>
 #include <torch/library.h>
+
+#include <string>
+#include <utility>
 
 namespace torchquant::ops {
 namespace {
 
+using Written = c10::SmallVector<std::pair<const std::string*, at::Tensor>, 2>;
+
+// The arguments that the schema says are written, by name.
+Written written(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
+  Written found;
+  const auto& arguments = op.schema().arguments();
+  const size_t first = stack.size() - arguments.size();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const auto* alias = arguments[i].alias_info();
+    if (alias == nullptr || !alias->isWrite()) continue;
+    found.emplace_back(&arguments[i].name(), stack[first + i].toTensor());
+  }
+  return found;
+}
+
 // What is written is no longer what autograd saved: its version says so.
-void bump(const at::Tensor& written) {
-  if (!written.is_inference()) written.unsafeGetTensorImpl()->bump_version();
-}
-
-// `out` comes last.
-void bump_out(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
-  const at::Tensor out = stack->back().toTensor();
-  TORCH_CHECK(!(at::GradMode::is_enabled() && out.requires_grad()),
-              "out must not require grad, but it does: codes and their values have no derivative "
-              "here, pass out.detach()");
+void bump_written(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                  torch::jit::Stack* stack) {
+  const auto tensors = written(op, *stack);
+  for (const auto& [name, tensor] : tensors) {
+    TORCH_CHECK(!(at::GradMode::is_enabled() && tensor.requires_grad()), *name,
+                " must not require grad, but it does: pass ", *name, ".detach()");
+  }
   op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
-  bump(out);
-}
-
-void bump_state(c10::DispatchKeySet keys, at::Tensor& counts, at::Tensor& range,
-                const at::Tensor& input) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("torchquant::histogram_observe_", "")
-                             .typed<void(at::Tensor&, at::Tensor&, const at::Tensor&)>();
-  TORCH_CHECK(!(at::GradMode::is_enabled() && range.requires_grad()),
-              "range must not require grad, but it does: pass range.detach()");
-  op.redispatch(keys & c10::after_ADInplaceOrView_keyset, counts, range, input);
-  bump(counts);
-  bump(range);
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+  }
 }
 
 // fake_quantize has a derivative, but not into a tensor that is given: as PyTorch's own operators.
@@ -92,17 +98,19 @@ TORCH_LIBRARY_IMPL(torchquant, Autograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(torchquant, ADInplaceOrView, m) {
-  m.impl("quantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("dequantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("quantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("dequantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("quantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("dequantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("quantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("dequantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("fake_quantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("fake_quantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_out>());
-  m.impl("histogram_observe_", &bump_state);
+  m.impl("quantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("dequantize_per_tensor.out", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("quantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("dequantize_per_channel.out", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("quantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("dequantize_per_group.out", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("quantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("dequantize_per_token.out", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("fake_quantize_per_tensor.out",
+         torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("fake_quantize_per_channel.out",
+         torch::CppFunction::makeFromBoxedFunction<&bump_written>());
+  m.impl("histogram_observe_", torch::CppFunction::makeFromBoxedFunction<&bump_written>());
 }
 
 }  // namespace torchquant::ops

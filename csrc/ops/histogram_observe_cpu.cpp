@@ -1,4 +1,3 @@
-#include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
 
 #include <mutex>
@@ -6,6 +5,7 @@
 #include "check.h"
 #include "memory_order.h"
 #include "source.h"
+#include "write_out.h"
 
 namespace torchquant::ops {
 namespace {
@@ -57,23 +57,11 @@ void observe(const Source& x, int64_t* counts, float* range) {
   });
 }
 
-// Calls write(dense) with the state itself, or with a copy where it has gaps.
-template <class Write>
-void update(const Tensor& state, Write write) {
-  at::assert_no_internal_overlap(state);
-  const Tensor dense = state.contiguous();
-  write(dense);
-  if (!dense.is_same(state)) state.copy_(dense);
-}
-
 void histogram_observe_cpu(Tensor& counts, Tensor& range, const Tensor& input) {
   check_histogram_observe(counts, range, input);
-  at::assert_no_overlap(counts, input);
-  at::assert_no_overlap(range, input);
-  at::assert_no_overlap(counts, range);
   const Source x(MemoryOrder(input).of(input), Source::Reads::rows);
-  update(counts, [&](const Tensor& dense_counts) {
-    update(range, [&](const Tensor& dense_range) {
+  update(counts, {input, range}, [&](const Tensor& dense_counts) {
+    update(range, {input}, [&](const Tensor& dense_range) {
       observe(x, dense_counts.mutable_data_ptr<int64_t>(), dense_range.mutable_data_ptr<float>());
     });
   });

@@ -19,7 +19,8 @@ struct Histogram {
   float max;
 };
 
-void check_counts(const int64_t* counts) {
+// Returns how many values were counted.
+double check_counts(const int64_t* counts) {
   double all = 0, not_finite = 0;
   for (int32_t bin = 0; bin < kBins; ++bin) {
     TORCH_CHECK(counts[bin] >= 0, "counts must hold no negative number, but got ", counts[bin],
@@ -32,10 +33,7 @@ void check_counts(const int64_t* counts) {
               "again without them");
   TORCH_CHECK(all < 0x1p62, "counts must add up to less than 2^62, but got ", all,
               ": merge fewer histograms");
-}
-
-bool is_empty(const int64_t* counts) {
-  return std::all_of(counts, counts + kBins, [](int64_t count) { return count == 0; });
+  return all;
 }
 
 void check_range(const float* range) {
@@ -96,10 +94,9 @@ std::tuple<Tensor, Tensor> histogram_qparams(const Tensor& counts, const Tensor&
   const Tensor on_host = counts.cpu().contiguous(), range_on_host = range.cpu().contiguous();
   const auto* seen = on_host.const_data_ptr<int64_t>();
   const auto* ends = range_on_host.const_data_ptr<float>();
-  check_counts(seen);
   const auto codes = chosen_codes(quant_min, quant_max, symmetric);
   QParams qparams = qparams_of(kEmptyRange, codes);
-  if (!is_empty(seen)) {
+  if (check_counts(seen) > 0) {
     check_range(ends);
     qparams = qparams_of({seen, ends[0], ends[1]}, codes, method, percentile);
   }

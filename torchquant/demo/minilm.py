@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import torchquant
-from torchquant.calibration import METHODS
 from torchquant.demo.report import DemoError, Section, Value
 from torchquant.demo.sentences import english_sentences
+from torchquant.histogram import METHODS
 
 BATCH_SIZE = 32
 ROUNDS = 3
