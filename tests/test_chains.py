@@ -397,6 +397,14 @@ def test_a_sequential_that_is_never_called_as_a_whole_has_no_chain(steps: Any) -
     check(outer(sequential(), forward), [])
 
 
+def test_links_leave_out_what_a_part_has() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.c[0](torch.relu(self.b(torch.relu(self.a(x)))))
+
+    model = layers(forward, c=nn.Sequential(nn.Linear(8, 8)))
+    check(model, ["a"])
+
+
 def test_an_encoder_may_be_called_without_its_decoder() -> None:
     model = nn.Sequential(mlp(nn.ReLU()), nn.Sequential(nn.ReLU(), nn.Linear(5, 8))).eval()
     chained = check(model, ["0.0"])

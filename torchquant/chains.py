@@ -11,7 +11,6 @@ import copy
 import inspect
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,19 +58,17 @@ def _own(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def find_links(model: nn.Module, layers: Layers) -> list[Link]:
-    """The links between ``layers`` that each have one place in the model.
+    """The links between ``layers`` in one call of their owner.
 
     Every step between them is known to keep 8-bit codes, and each result has one reader: there the
-    codes are those that the reader would compute. Whether the owner was the only one to call them
-    is left to calibration.
+    codes are those that the reader would compute. Whether that call is the only one, and the owner
+    the only one to make it, is left to calibration, which counts calls.
     """
-    places = Counter(m for _, m in model.named_modules(remove_duplicate=False))
-    links = [
+    return [
         link
         for name in owners(model, layers)
         for link in _links_of(model.get_submodule(name), layers)
     ]
-    return [link for link in links if places[link.writer] == places[link.reader] == 1]
 
 
 def _links_of(owner: nn.Module, layers: Layers) -> Iterator[Link]:
@@ -100,12 +97,11 @@ def _is_transparent(module: nn.Module) -> bool:
 
 def _links_in_steps(owner: nn.Module, layers: Layers) -> Iterator[Link]:
     """Of an nn.Sequential, whose children are its steps."""
-    steps = list(owner._modules.values())
     writer, has_relu = None, False
-    for module in steps:
+    for module in owner._modules.values():
         assert module is not None
         if module in layers:
-            if writer is not None and steps.count(module) == steps.count(writer) == 1:
+            if writer is not None:
                 yield Link(owner, writer, module, has_relu)
             writer, has_relu = module, False
         elif _is_relu(module):
@@ -157,14 +153,13 @@ def _traced(owner: nn.Module, layers: Layers) -> Iterator[Link]:
         return
     modules = dict(owner.named_modules(remove_duplicate=False))
     own = set(_own(owner))
-    called = Counter(modules[str(node.target)] for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         writer = _module(node, modules)
         found = None if writer not in layers else _follow(node, modules, layers)
         if writer is None or found is None:
             continue
         reader, has_relu = found
-        if called[writer] == called[reader] == 1 and {writer, reader} <= own:
+        if {writer, reader} <= own:
             yield Link(owner, writer, reader, has_relu)
 
 
