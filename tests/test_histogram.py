@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,16 @@ def test_every_bin_has_the_values_that_share_its_bits() -> None:
     counts, _ = observed(torch.tensor([0.0, -0.0, 1.0, -1.0, 1 + 1 / 64, 2.0]))
     found = counts.nonzero().flatten().tolist()
     assert found == [0, 127 * 64, 127 * 64 + 1, 128 * 64, 16384, 16384 + 127 * 64]
+
+
+def test_threads_may_share_a_state() -> None:
+    state, x = new_state(), torch.randn(1000)
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(observe, *state, x) for _ in range(2000)]:
+            done.result()
+    counts, range_ = observed(x)
+    assert torch.equal(state[0], 2000 * counts)
+    assert torch.equal(state[1], range_)
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16])
@@ -719,6 +730,13 @@ DISTRIBUTIONS: dict[str, Callable[[], Tensor]] = {
     "two-points": lambda: torch.tensor([-1.0, 2.75]).repeat(N // 2),
     "two-points-of-a-sign": lambda: torch.tensor([0.6875, 2.75]).repeat(N // 2),
     "zero-and-one": lambda: torch.tensor([0.0, 1.0]).repeat(N // 2),
+    # Ends that many values share.
+    "masked": lambda: torch.where(torch.rand(N) < 0.12, torch.tensor(-1e4), torch.randn(N)),
+    "one-hot": lambda: 0.3 * (torch.rand(N) < 0.01).float(),
+    "clamped": lambda: torch.randn(N).clamp(-1, 1),
+    "tanh": lambda: torch.tanh(3 * torch.randn(N)),
+    "relu6": lambda: 1.1 * torch.nn.functional.relu6(3 * torch.randn(N)),
+    "signs": lambda: torch.randn(N).sign(),
 }
 
 
@@ -745,6 +763,14 @@ def test_mse_is_never_worse_than_minmax(name: str, symmetric: bool, bits: int) -
     of_mse = snr_db(x, qparams(state, *ends, symmetric), *ends)
     of_minmax = snr_db(x, qparams(state, *ends, symmetric, method="minmax"), *ends)
     assert audible(of_mse) >= audible(of_minmax) - 0.01
+
+
+@pytest.mark.parametrize("name", ["clamped", "signs"])
+def test_mse_finds_the_zero_point_that_keeps_both_ends(name: str) -> None:
+    """Min-max rounds its zero point, 127.5, and cuts half a step off one of them."""
+    x, state = distribution(name)
+    of_minmax = snr_db(x, qparams(state, 0, 255, False, method="minmax"), 0, 255)
+    assert snr_db(x, qparams(state, 0, 255, False), 0, 255) > of_minmax + 3
 
 
 @pytest.mark.parametrize("codes", [(-8, 7), (-128, 127)], ids=str)
