@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from subjects import Inputs, Subject, outputs
 from table import Value
+from timing import Probe, interleave
 from torch import Tensor, nn
 
 import torchquant
@@ -19,7 +20,7 @@ from torchquant.histogram import METHODS
 Row = dict[str, Value]
 
 
-def _layer_snr(model: nn.Module, quantized: nn.Module, inputs: Inputs) -> list[float]:
+def _layer_snr(model: nn.Module, quantized: nn.Module, inputs: Inputs) -> dict[str, float]:
     """The SNR in dB of each quantized layer's output, given the float model's input to it."""
     sums: dict[str, Tensor] = {}
     with torch.inference_mode():
@@ -32,7 +33,7 @@ def _layer_snr(model: nn.Module, quantized: nn.Module, inputs: Inputs) -> list[f
             model(*batch)
         for handle in handles:
             handle.remove()
-    return [10 * (signal / noise).log10().item() for signal, noise in sums.values()]
+    return {name: 10 * (signal / noise).log10().item() for name, (signal, noise) in sums.items()}
 
 
 def _adds_error(sums: dict[str, Tensor], name: str, quantized: nn.Module) -> Callable[..., None]:
@@ -46,7 +47,7 @@ def _adds_error(sums: dict[str, Tensor], name: str, quantized: nn.Module) -> Cal
 
 def _row(subject: Subject, name: str, model: nn.Module, layers: nn.Module | None) -> Row:
     row: Row = {"model": name, **subject.score(outputs(model, subject.tests))}
-    snr = [] if layers is None else _layer_snr(subject.model, layers, subject.tests)
+    snr = [] if layers is None else _layer_snr(subject.model, layers, subject.tests).values()
     row["layer SNR, mean"] = statistics.mean(snr) if snr else None
     row["layer SNR, least"] = min(snr) if snr else None
     return row
@@ -89,10 +90,43 @@ def _variants(
         yield "torch.ao static, x86", peer, None
 
 
-def measure(subject: Subject) -> list[Row]:
+def _seconds(models: dict[str, nn.Module], tests: Inputs, rounds: int) -> dict[str, float]:
+    """Of all tests: the median over rounds that run every model in turn."""
+    probes = {name: _probe(model, tests) for name, model in models.items()}
+    samples = interleave(probes, dict.fromkeys(probes, rounds), lambda: None)
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def _probe(model: nn.Module, tests: Inputs) -> Probe:
+    def probe() -> float:
+        start = time.perf_counter()
+        outputs(model, tests)
+        return time.perf_counter() - start
+
+    return probe
+
+
+def measure(subject: Subject, rounds: int) -> list[Row]:
     """Return a row for each way to quantize the subject."""
     calibration = torchquant.calibrate(subject.model, subject.calibration, progress=False)
-    return [_row(subject, *variant) for variant in _variants(subject, calibration)]
+    variants = list(_variants(subject, calibration))
+    rows = [_row(subject, *variant) for variant in variants]
+    seconds = _seconds({name: model for name, model, _ in variants}, subject.tests, rounds)
+    return [{**row, "ms": 1e3 * seconds[str(row["model"])]} for row in rows]
+
+
+def layers(subject: Subject) -> list[Row]:
+    """Return a row for each layer: the SNR of its output by each way to quantize it."""
+    calibration = torchquant.calibrate(subject.model, subject.calibration, progress=False)
+    ways = {"dynamic": torchquant.quantize_dynamic(subject.model)} | {
+        method: torchquant.quantize_static(subject.model, calibration, method=method, chain=False)
+        for method in METHODS
+    }
+    snr = {name: _layer_snr(subject.model, way, subject.tests) for name, way in ways.items()}
+    return [
+        {"model": subject.name, "layer": layer} | {name: snr[name][layer] for name in ways}
+        for layer in snr["dynamic"]
+    ]
 
 
 def cost_of_calibration(subject: Subject, rounds: int) -> Row:

@@ -1,14 +1,15 @@
 """Calibration: how fast tensors are observed, what it adds to a forward, and what the methods cost.
 
-    python benchmarks/calibration.py                     # all tables, in some five minutes
+    python benchmarks/calibration.py                     # all tables, in some ten minutes
     python benchmarks/calibration.py --quick --only observe
     python benchmarks/calibration.py --only minilm --json figures.json
 
 observe: GB/s read, against torch.histc (2048 bins between ends that it finds in a pass before),
 torch.aminmax (which only finds the ends), and the HistogramObserver of torch.ao, on 2^24 float32,
 Gaussian and with half of them zero, as after a ReLU. qparams: the time of each method over one
-state. mlp, cnn and minilm: accuracy, or similarity to float32, by method, with the SNR of each
-layer's output given a float input. Figures are medians over interleaved rounds; see timing.py.
+state. mlp, cnn and minilm: accuracy, or similarity to float32, and time, by method, with the mean
+and the least SNR of the layers' outputs; layers: that of each one. Figures are medians over
+interleaved rounds; see timing.py.
 """
 
 from __future__ import annotations
@@ -116,7 +117,11 @@ def _reader(state: Histogram, symmetric: bool, method: str) -> Call:
 
 
 def _accuracy(name: str) -> Callable[[Plan, bool], list[Row]]:
-    return lambda plan, quick: accuracy.measure(SUBJECTS[name]())
+    return lambda plan, quick: accuracy.measure(SUBJECTS[name](), 1 if quick else plan.rounds)
+
+
+def _layers(plan: Plan, quick: bool) -> list[Row]:
+    return [row for make in SUBJECTS.values() for row in accuracy.layers(make())]
 
 
 def _cost(plan: Plan, quick: bool) -> list[Row]:
@@ -130,6 +135,7 @@ PARTS = (
     Part("cost", "Calibrating, against a plain forward", _cost),
     Part("mlp", "MNIST MLP, 1,000 digits that were not trained on", _accuracy("mlp")),
     Part("cnn", "MNIST CNN, the same digits", _accuracy("cnn")),
+    Part("layers", "SNR of each layer's output, dB, given a float input", _layers),
     Part("minilm", "all-MiniLM-L6-v2, 512 sentences not calibrated on", _accuracy("minilm")),
 )
 
