@@ -12,6 +12,7 @@ from torchquant.calibration import Calibration
 from torchquant.chains import Link, find_links
 from torchquant.histogram import check_method
 from torchquant.nn import DynamicLinear, QuantizedLinear, StaticLinear
+from torchquant.replacement import replace
 from torchquant.selection import LINEAR, Filter, Types, check_selection, linear, select
 from torchquant.weights import check_quantizable, check_weight_method
 
@@ -54,7 +55,7 @@ def quantize_dynamic(
         check_quantizable(linear(model, name), name or "model")
     model = model if inplace else copy.deepcopy(model)
     layers = _quantized_layers(model, names, lambda layer, name: DynamicLinear.from_float(layer))
-    return _replace(model, layers)
+    return replace(model, layers)
 
 
 def quantize_static(
@@ -124,7 +125,7 @@ def quantize_static(
     links = _calibrated_links(model, names, calibration, layers) if chain else []
     for link in links:
         _connect(link, layers)
-    return _replace(model, layers)
+    return replace(model, layers)
 
 
 def _check_calibration(
@@ -193,31 +194,3 @@ def _connect(link: Link, layers: Mapping[torch.nn.Module, StaticLinear]) -> None
     writer.output_dtype = None
     if link.has_relu:  # what computes it now stays where it is: it leaves codes as they are
         writer.activation = "relu"
-
-
-def _replace(
-    model: torch.nn.Module, layers: Mapping[torch.nn.Module, QuantizedLinear]
-) -> torch.nn.Module:
-    _disable_fast_paths(model, layers)
-    if model in layers:
-        return layers[model]
-    for module in list(model.modules()):
-        # _modules, unlike named_children, lists a child under each of its names.
-        for name, child in list(module._modules.items()):
-            if child is not None and child in layers:
-                setattr(module, name, layers[child])
-    return model
-
-
-def _disable_fast_paths(
-    model: torch.nn.Module, layers: Mapping[torch.nn.Module, QuantizedLinear]
-) -> None:
-    """Turns off the fused kernels that read linear1.weight themselves, and the nested tensors that
-    only they can take."""
-    for module in model.modules():
-        if not any(child in layers for child in module.modules()):
-            continue
-        if isinstance(module, torch.nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # the first thing that the fused path asks for
-        if isinstance(module, torch.nn.TransformerEncoder):
-            module.use_nested_tensor = False
