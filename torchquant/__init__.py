@@ -17,6 +17,7 @@ from torchquant.functional import (  # noqa: E402
     symmetric_dequantize,
     symmetric_quantize,
 )
+from torchquant.saving import load_quantized, save_quantized  # noqa: E402
 
 __version__ = _library.installed_version()
 
@@ -31,6 +32,7 @@ __all__ = [
     "calibrate",
     "cmake_prefix_path",
     "compute_quantization_error",
+    "load_quantized",
     "nn",
     "observers",
     "ops",
@@ -38,6 +40,7 @@ __all__ = [
     "per_channel_quantize",
     "quantize_dynamic",
     "quantize_static",
+    "save_quantized",
     "symmetric_dequantize",
     "symmetric_quantize",
 ]

@@ -55,7 +55,7 @@ def quantize_dynamic(
         check_quantizable(linear(model, name), name or "model")
     model = model if inplace else copy.deepcopy(model)
     layers = _quantized_layers(model, names, lambda layer, name: DynamicLinear.from_float(layer))
-    return replace(model, layers)
+    return replace(model, names, lambda name: layers[linear(model, name)])
 
 
 def quantize_static(
@@ -125,7 +125,7 @@ def quantize_static(
     links = _calibrated_links(model, names, calibration, layers) if chain else []
     for link in links:
         _connect(link, layers)
-    return replace(model, layers)
+    return replace(model, names, lambda name: layers[linear(model, name)])
 
 
 def _check_calibration(

@@ -34,6 +34,7 @@ class QuantizedLinear(FixedDtypes):
     in_features: int
     out_features: int
     activation: str
+    weight_snr_db: float | None
 
     def __init__(self, in_features: int, out_features: int, bias: bool, activation: str) -> None:
         super().__init__()
@@ -45,6 +46,7 @@ class QuantizedLinear(FixedDtypes):
         self.in_features = in_features
         self.out_features = out_features
         self.activation = activation
+        self.weight_snr_db = None
         weight = torch.zeros(out_features, in_features, dtype=torch.int8)
         self.register_buffer("packed_weight", ops.pack_weight(weight))
         self.register_buffer("weight_scale", torch.ones(out_features, dtype=torch.float32))

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 
 import torch
 
 from torchquant.nn import QuantizedLinear
 
+Place = tuple[torch.nn.Module, str]  # a module, and the name under which it holds another
+
 
 def replace(
-    model: torch.nn.Module, layers: Mapping[torch.nn.Module, QuantizedLinear]
+    model: torch.nn.Module, names: Collection[str], make: Callable[[str], QuantizedLinear]
 ) -> torch.nn.Module:
-    """The model with each key of ``layers`` replaced by its value, wherever the model has it."""
-    _disable_fast_paths(model, layers)
-    if model in layers:
-        return layers[model]
-    for module in list(model.modules()):
-        # _modules, unlike named_children, lists a child under each of its names.
-        for name, child in list(module._modules.items()):
-            if child is not None and child in layers:
-                setattr(module, name, layers[child])
+    """Puts ``make(name)`` in the place of the layer of each name, wherever the model holds it.
+
+    One after the other: a float layer that nobody else holds is freed before the next is made.
+    """
+    if "" in names:
+        return make("")
+    places = _places(model, names)
+    _disable_fast_paths(model, {id(parent) for found in places.values() for parent, _ in found})
+    for name, found in places.items():
+        layer = make(name)
+        for parent, attribute in found:
+            setattr(parent, attribute, layer)
     return model
 
 
-def _disable_fast_paths(
-    model: torch.nn.Module, layers: Mapping[torch.nn.Module, QuantizedLinear]
-) -> None:
+def _places(model: torch.nn.Module, names: Collection[str]) -> dict[str, list[Place]]:
+    name_of = {id(model.get_submodule(name)): name for name in names}
+    places: dict[str, list[Place]] = {name: [] for name in names}
+    for parent in model.modules():
+        # _modules, unlike named_children, lists a child under each of its names.
+        for attribute, child in parent._modules.items():
+            if id(child) in name_of:
+                places[name_of[id(child)]].append((parent, attribute))
+    return places
+
+
+def _disable_fast_paths(model: torch.nn.Module, parents: Collection[int]) -> None:
     """Turns off the fused kernels that read linear1.weight themselves, and the nested tensors that
     only they can take."""
     for module in model.modules():
-        if not any(child in layers for child in module.modules()):
+        if not any(id(child) in parents for child in module.modules()):
             continue
         if isinstance(module, torch.nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0  # the first thing that the fused path asks for

@@ -1,0 +1,171 @@
+"""What the header of a saved model says of one layer, to and from JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from torchquant.nn import ACTIVATIONS, DynamicLinear, QuantizedLinear, StaticLinear
+
+SCHEMES: Mapping[str, type[QuantizedLinear]] = {
+    "dynamic": DynamicLinear,
+    "static": StaticLinear,
+}
+
+_FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_CODES = {"uint8": torch.uint8, "int8": torch.int8}
+
+Choice = TypeVar("Choice")
+Form = tuple[torch.dtype, list[int]]  # dtype and shape of a tensor
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """What the header says of a layer: all of it but its tensors."""
+
+    scheme: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+    weight_snr_db: float | None
+    requantize: bool = False
+    output_dtype: torch.dtype | None = None
+
+    @classmethod
+    def of(cls, layer: QuantizedLinear) -> LayerEntry:
+        """That of a layer, which is of a type of SCHEMES."""
+        static = layer if isinstance(layer, StaticLinear) else None
+        return cls(
+            next(scheme for scheme, kind in SCHEMES.items() if type(layer) is kind),
+            layer.in_features,
+            layer.out_features,
+            layer.bias is not None,
+            layer.activation,
+            layer.weight_snr_db,
+            static is not None and static.output_scale is not None,
+            static.output_dtype if static else None,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: JSON has no infinity, which is the SNR of a weight that lost nothing."""
+        entry = dict(vars(self))
+        if self.weight_snr_db == math.inf:
+            entry["weight_snr_db"] = "inf"
+        if self.scheme != "static":
+            del entry["requantize"], entry["output_dtype"]
+        elif self.output_dtype is not None:
+            entry["output_dtype"] = str(self.output_dtype).removeprefix("torch.")
+        return entry
+
+    @classmethod
+    def from_json(cls, entry: object, where: str) -> LayerEntry:
+        """The inverse, of values from a stranger: ValueError where one is not as it must be."""
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where} must be a JSON object, but is {entry!r}")
+        take = _Entry(entry, where)
+        scheme = take.one_of("scheme", list(SCHEMES))
+        static = scheme == "static"
+        made = cls(
+            scheme,
+            take.count("in_features"),
+            take.count("out_features"),
+            take.one_of("bias", [True, False]),
+            take.one_of("activation", list(ACTIVATIONS)),
+            take.snr("weight_snr_db"),
+            take.one_of("requantize", [True, False]) if static else False,
+            take.dtype("output_dtype") if static else None,
+        )
+        take.nothing_else()
+        gives_codes = made.output_dtype in _CODES.values()
+        if made.output_dtype is not None and made.requantize != gives_codes:
+            raise ValueError(
+                f"{where}: output_dtype must be float without requantize and uint8 or int8 with "
+                f"it, but is {made.output_dtype}"
+            )
+        return made
+
+    def forms(self) -> dict[str, Form]:
+        """The dtype and shape of each tensor that the layer has."""
+        outputs, inputs = self.out_features, self.in_features
+        packed = [-(-outputs // 16), -(-inputs // 4), 16, 4]
+        forms: dict[str, Form] = {
+            "packed_weight": (torch.int8, packed),
+            "weight_scale": (torch.float32, [outputs]),
+            "weight_sum": (torch.int32, [outputs]),
+        }
+        if self.bias:
+            forms["bias"] = (torch.float32, [outputs])
+        for end in ("input",) * (self.scheme == "static") + ("output",) * self.requantize:
+            forms[f"{end}_scale"] = (torch.float32, [])
+            forms[f"{end}_zero_point"] = (torch.int32, [])
+        return forms
+
+    def make(self, tensors: Mapping[str, Tensor]) -> QuantizedLinear:
+        """A layer of these tensors, whose dtypes and shapes are those of :meth:`forms`."""
+        options: dict[str, Any] = {"requantize": True} if self.requantize else {}
+        with torch.device("meta"):  # what is replaced at once need not be allocated
+            layer = SCHEMES[self.scheme](
+                self.in_features, self.out_features, self.bias, self.activation, **options
+            )
+        for name, tensor in tensors.items():
+            setattr(layer, name, tensor)
+        layer.weight_snr_db = self.weight_snr_db
+        if isinstance(layer, StaticLinear):
+            layer.output_dtype = self.output_dtype
+        return layer
+
+
+class _Entry:
+    """Values of a JSON object, each checked when it is taken."""
+
+    def __init__(self, entry: Mapping[str, Any], where: str) -> None:
+        self.entry, self.where, self.taken = entry, where, set[str]()
+
+    def _refuse(self, key: str, wanted: str) -> ValueError:
+        given = repr(self.entry[key]) if key in self.entry else "missing"
+        return ValueError(f"{self.where}: {key} must be {wanted}, but is {given}")
+
+    def _get(self, key: str) -> object:
+        self.taken.add(key)
+        return self.entry.get(key)
+
+    def one_of(self, key: str, choices: Sequence[Choice]) -> Choice:
+        value = self._get(key)
+        for choice in choices:
+            if type(value) is type(choice) and value == choice:
+                return choice
+        raise self._refuse(key, " or ".join(map(repr, choices)))
+
+    def count(self, key: str) -> int:
+        value = self._get(key)
+        if type(value) is not int or value < 0:
+            raise self._refuse(key, "a number of features")
+        return value
+
+    def snr(self, key: str) -> float | None:
+        value = self._get(key)
+        if value == "inf":
+            return math.inf
+        if value is None and key in self.entry:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._refuse(key, 'a number of dB, "inf" or null')
+        return float(value)
+
+    def dtype(self, key: str) -> torch.dtype | None:
+        value, names = self._get(key), _FLOATS | _CODES
+        if value is None and key in self.entry:
+            return None
+        if not isinstance(value, str) or value not in names:
+            raise self._refuse(key, f"null or one of {', '.join(names)}")
+        return names[value]
+
+    def nothing_else(self) -> None:
+        if unknown := sorted(self.entry.keys() - self.taken):
+            raise ValueError(f"{self.where} has unknown entries {unknown}")
