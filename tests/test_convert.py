@@ -1,4 +1,4 @@
-"""quantize_dynamic and quantize_static: which modules are replaced, what is kept of the model."""
+"""quantize_dynamic, _static and _weights: which modules are replaced, what is kept of the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 import torchquant
 from torchquant import Calibration
-from torchquant.nn import DynamicLinear, StaticLinear
+from torchquant.nn import DynamicLinear, StaticLinear, WeightOnlyLinear
 from torchquant.weights import quantize_weight
 
 
@@ -391,29 +391,89 @@ def test_a_filter_that_refuses_all_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize("modules", [{nn.Conv2d}, [], [nn.Linear, nn.Conv2d]])
-def test_modules_that_cannot_be_quantized_are_named(modules: Any) -> None:
+@pytest.mark.parametrize(
+    ("modules", "remark"),
+    [
+        ({nn.Conv2d}, "Conv2d must stay in float; "),
+        ([nn.Linear, nn.Conv2d], "Conv2d must stay in float; "),
+        ([nn.LSTM, nn.Linear, nn.GRU], "LSTM, GRU must stay in float; "),
+        ([], ""),
+    ],
+)
+def test_modules_that_cannot_be_quantized_are_named(modules: Any, remark: str) -> None:
     with pytest.raises(ValueError, match=r"^modules") as error:
         torchquant.quantize_dynamic(nn.Linear(4, 4), modules)
     assert str(error.value) == (
-        f"modules must be {{torch.nn.Linear}}, but got {modules!r}: leave it out to quantize every "
-        "nn.Linear"
+        f"modules must be {{torch.nn.Linear}}, but got {modules!r}: {remark}leave modules out to "
+        "quantize every nn.Linear"
     )
 
 
-def test_arguments_of_another_type_are_refused() -> None:
+@pytest.mark.parametrize(
+    "modules",
+    [
+        nn.Linear,
+        None,
+        "fc1",
+        {"fc1"},
+        [nn.Linear, "fc1"],
+        {nn.Linear: torch.ao.quantization.default_dynamic_qconfig},
+        {"fc1": torch.ao.quantization.per_channel_dynamic_qconfig},
+    ],
+    ids=["type", "None", "name", "names", "types-and-names", "qconfig-spec", "qconfigs-by-name"],
+)
+def test_what_torch_ao_takes_beyond_types_is_refused(modules: Any) -> None:
+    """A qconfig must not be left out in silence, nor a name be taken for no layer."""
     with pytest.raises(TypeError) as error:
-        torchquant.quantize_dynamic(nn.Linear(4, 4), nn.Linear)
+        torchquant.quantize_dynamic(nn.Linear(4, 4), modules)
     assert str(error.value) == (
-        "modules must be a set of module types, but got <class 'torch.nn.modules.linear.Linear'>: "
-        "pass {torch.nn.Linear}"
+        f"modules must be a set of module types, but got {modules!r}: pass {{torch.nn.Linear}}"
+        ", and choose layers by name with filter_fn=lambda module, name: name in names"
     )
+
+
+def test_a_filter_that_is_no_function_is_refused() -> None:
     with pytest.raises(TypeError) as error:
         torchquant.quantize_dynamic(nn.Linear(4, 4), filter_fn="head")
     assert str(error.value) == (
         "filter_fn must be a function of (module, name), but got 'head': return False from it for "
         "layers that stay in float"
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.int8])
+def test_the_call_of_torch_ao_gives_the_same_model(dtype: torch.dtype) -> None:
+    model, x, _ = make("mlp")
+    expected = torchquant.quantize_dynamic(model)(x)
+    for quantized in (
+        torchquant.quantize_dynamic(model, {nn.Linear}, dtype),
+        torchquant.quantize_dynamic(model, {nn.Linear}, dtype=dtype, inplace=True),
+    ):
+        assert names_of(quantized, DynamicLinear) == ["0", "2"]
+        assert_same(quantized(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "repair"),
+    [
+        (torch.float16, "weights of 16 bits are model.to(torch.float16)"),
+        (torch.bfloat16, "weights of 16 bits are model.to(torch.bfloat16)"),
+        (torch.quint8, "leave it out, for weights have 8 signed bits"),
+        (torch.quint4x2, "leave it out, for weights have 8 signed bits"),
+        (torch.float32, "leave it out, for weights have 8 signed bits"),
+        ("qint8", "leave it out, for weights have 8 signed bits"),
+        (None, "leave it out, for weights have 8 signed bits"),
+    ],
+    ids=str,
+)
+def test_another_dtype_is_refused(dtype: Any, repair: str) -> None:
+    model, _, _ = make("mlp")
+    with pytest.raises(ValueError, match=r"^dtype") as error:
+        torchquant.quantize_dynamic(model, {nn.Linear}, dtype, inplace=True)
+    assert str(error.value) == (
+        f"dtype must be torch.qint8 or torch.int8, but got {dtype!r}: {repair}"
+    )
+    assert names_of(model, nn.Linear) == ["0", "2"]
 
 
 def test_what_is_no_module_is_refused() -> None:
@@ -722,14 +782,15 @@ def test_a_layer_that_no_batch_reached_is_refused() -> None:
         (
             {"modules": {nn.Conv2d}},
             ValueError,
-            f"modules must be {{torch.nn.Linear}}, but got { ({nn.Conv2d})!r}: leave it out to "
-            "quantize every nn.Linear",
+            f"modules must be {{torch.nn.Linear}}, but got { ({nn.Conv2d})!r}: Conv2d must stay in "
+            "float; leave modules out to quantize every nn.Linear",
         ),
         (
             {"modules": nn.Linear},
             TypeError,
             "modules must be a set of module types, but got <class "
-            "'torch.nn.modules.linear.Linear'>: pass {torch.nn.Linear}",
+            "'torch.nn.modules.linear.Linear'>: pass {torch.nn.Linear}, and choose layers by name "
+            "with filter_fn=lambda module, name: name in names",
         ),
         (
             {"filter_fn": "head"},
@@ -783,3 +844,123 @@ def test_layers_that_cannot_be_static_are_named() -> None:
     with torch.no_grad():
         model[2].weight[1, 1] = torch.nan
     assert static_refusal(model, calibration).startswith("2 must have a finite weight, but [3, 20]")
+
+
+# quantize_weights
+
+
+def weight_only_calls(model: nn.Module, x: Tensor) -> tuple[int, int]:
+    """How often weights were dequantized, and how often anything was computed in int8."""
+    return operator_calls("dequantize_per_channel", model, x), int8_calls(model, x)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_linear_call_takes_an_8_bit_weight(name: str) -> None:
+    model, x, calls = make(name)
+    assert weight_only_calls(model, x) == (0, 0)
+    quantized = torchquant.quantize_weights(model)
+    assert weight_only_calls(quantized, x) == (calls, 0)
+    with torch.inference_mode():
+        assert weight_only_calls(quantized, x) == (calls, 0)
+
+
+@pytest.mark.parametrize("weight_method", ["minmax", "mse"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_result_is_that_of_the_float_model_with_the_quantized_weights(
+    name: str, weight_method: str
+) -> None:
+    model, x, _ = make(name)
+    quantized = torchquant.quantize_weights(model, weight_method=weight_method)
+    with torch.no_grad():
+        for layer_name, layer in model.named_modules():
+            if type(layer) is nn.Linear:  # a new weight, for that of an embedding stays in float
+                codes, scale = quantize_weight(layer.weight.detach(), weight_method)
+                replaced = quantized.get_submodule(layer_name)
+                assert_same(replaced.weight_scale, scale)
+                layer.weight = nn.Parameter(codes.float() * scale[:, None])
+    # Training mode is the one without a fused path; every dropout here is 0.
+    for one, other in zip(_flat(quantized(x)), _flat(model.train()(x)), strict=True):
+        assert_same(one.detach(), other.detach())
+
+
+def test_weights_keep_what_dynamic_keeps() -> None:
+    for model in (Nested().train(), Nested().eval()):
+        chosen = torchquant.quantize_weights(
+            model, {nn.Linear}, filter_fn=lambda module, name: not name.startswith("heads.")
+        )
+        assert names_of(chosen, nn.Linear) == ["heads.a", "heads.b"]
+        assert len(names_of(chosen, WeightOnlyLinear)) == 5
+        assert all(module.training == model.training for module in chosen.modules())
+        assert names_of(model, WeightOnlyLinear) == []
+    shared = torchquant.quantize_weights(Shared())
+    assert shared.first is shared.again is shared.block[0]
+    tied = torchquant.quantize_weights(Tied())
+    assert tied.left is not tied.right
+    assert tied.left.packed_weight is tied.right.packed_weight
+    assert tied.left.weight_snr_db == tied.right.weight_snr_db
+    attention = torchquant.quantize_weights(Attention())
+    assert names_of(attention, WeightOnlyLinear) == ["after"]
+
+
+def test_weights_are_quantized_in_place_on_request() -> None:
+    model, x, _ = make("encoder")
+    expected = torchquant.quantize_weights(model)(x)
+    assert torchquant.quantize_weights(model, inplace=True) is model
+    assert_same(model(x), expected)
+    assert type(torchquant.quantize_weights(nn.Linear(3, 2), inplace=True)) is WeightOnlyLinear
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16])
+def test_a_half_model_gets_weights_of_its_dtype(dtype: torch.dtype) -> None:
+    model, x, calls = make("mlp")
+    for quantized in (
+        torchquant.quantize_weights(model.to(dtype)),
+        torchquant.quantize_weights(model).to(dtype),
+    ):
+        assert quantized(x.to(dtype)).dtype == dtype
+        assert weight_only_calls(quantized, x.to(dtype)) == (calls, 0)
+
+
+def test_gradients_pass_through_8_bit_weights() -> None:
+    model, x, _ = make("encoder")
+    x.requires_grad_()
+    torchquant.quantize_weights(model)(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.ne(0).all()
+
+
+def test_a_layer_of_any_number_of_inputs_gets_an_8_bit_weight() -> None:
+    """Nothing is summed in int32."""
+    layer, x = nn.Linear(65_794, 1), floats(2, 65_794)
+    quantized = torchquant.quantize_weights(layer)
+    assert_same(quantized(x), nn.functional.linear(x, quantized.weight, quantized.bias))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"weight_method": "max"}, ValueError, r'^weight_method must be "minmax" or "mse", but'),
+        ({"modules": {nn.Conv2d}}, ValueError, r"^modules must be \{torch\.nn\.Linear\}, but got"),
+        ({"filter_fn": "head"}, TypeError, r"^filter_fn must be a function of \(module, name\)"),
+        ({"filter_fn": lambda module, name: False}, ValueError, "filter_fn refused every Linear"),
+        ({}, ValueError, r"^2 must have a finite weight, but \[3, 20\] holds NaN or Inf"),
+    ],
+    ids=["method", "modules", "filter", "nothing-left", "nan"],
+)
+def test_what_cannot_have_8_bit_weights_is_refused_and_left_alone(
+    options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    model, _, _ = make("mlp")
+    with torch.no_grad():
+        model[2].weight[1, 1] = torch.nan
+    with pytest.raises(kind, match=message):
+        torchquant.quantize_weights(model, inplace=True, **options)
+    assert names_of(model, nn.Linear) == ["0", "2"]
+
+
+def test_a_layer_with_hooks_gets_no_8_bit_weight() -> None:
+    model, _, _ = make("mlp")
+    model[2].register_forward_hook(lambda module, arguments, output: 2 * output)
+    with pytest.raises(ValueError, match=r"^2 must have no hooks"):
+        torchquant.quantize_weights(model, inplace=True)
+    assert names_of(model, nn.Linear) == ["0", "2"]

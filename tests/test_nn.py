@@ -19,7 +19,7 @@ from samples import BF16, F16, I8, I32, U8, bytes_, floats
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from torchquant.nn import DynamicLinear, StaticLinear
+from torchquant.nn import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from torchquant.weights import quantize_weight
 
 FLOAT32_BUFFERS = ("weight_scale", "bias")
@@ -679,3 +679,200 @@ def test_static_state_is_float32_whatever_the_default_dtype() -> None:
         torch.set_default_dtype(torch.float32)
     for name, value in expected.items():
         assert_same(empty[name], value)
+
+
+# WeightOnlyLinear
+
+
+def weight_only_output(float_layer: nn.Linear, x: Tensor, activation: str = "none") -> Tensor:
+    """PyTorch's own operations on the weight that the reference quantizes and dequantizes."""
+    weight = float_layer.weight.detach().float()
+    scale, zero_point = reference.choose_qparams_per_channel(weight, 0, -128, 127, True)
+    q = reference.quantize_per_channel(weight, scale, zero_point, 0, -128, 127, I8)
+    restored = reference.dequantize_per_channel(q, scale, zero_point, 0, out_dtype=x.dtype)
+    bias = None if float_layer.bias is None else float_layer.bias.detach().to(x.dtype)
+    output = nn.functional.linear(x, restored, bias)
+    return torch.relu(output) if activation == "relu" else output
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, F16, BF16])
+def test_weight_only_is_float_on_the_quantized_weight(
+    bias: bool, activation: str, dtype: torch.dtype
+) -> None:
+    float_layer = linear(bias=bias)
+    layer = WeightOnlyLinear.from_float(float_layer, activation)
+    for shape in ((70,), (9, 70), (2, 3, 70), (2, 0, 70)):
+        x = floats(*shape, dtype=dtype)
+        assert_same(layer(x), weight_only_output(float_layer, x, activation))
+
+
+@pytest.mark.parametrize("weight_method", ["minmax", "mse"])
+def test_weight_only_has_the_state_of_a_dynamic_layer(weight_method: str) -> None:
+    float_layer = linear()
+    state = WeightOnlyLinear.from_float(float_layer, weight_method=weight_method).state_dict()
+    codes, scale = quantize_weight(float_layer.weight.detach(), weight_method)
+    assert_same(state["packed_weight"], reference.pack_weight(codes))
+    assert_same(state["weight_scale"], scale)
+    assert_same(state["weight_sum"], codes.sum(1, dtype=I32))
+    assert_same(state["bias"], float_layer.bias.detach())
+    empty, x = WeightOnlyLinear(70, 35), floats(9, 70)
+    assert_same(empty(x), torch.zeros(9, 35))
+    empty.load_state_dict(state)
+    assert_same(empty.weight, codes.float() * scale[:, None])
+    assert state.keys() == DynamicLinear(70, 35).state_dict().keys()
+
+
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, F16, BF16])
+def test_weight_only_passes_the_gradient_of_float(activation: str, dtype: torch.dtype) -> None:
+    float_layer = linear()
+    layer = WeightOnlyLinear.from_float(float_layer, activation)
+    x, other = (floats(9, 70, dtype=dtype).requires_grad_() for _ in range(2))
+    upstream = floats(9, 35, dtype=dtype, seed=2)
+    layer(x).backward(upstream)
+    weight_only_output(float_layer, other, activation).backward(upstream)
+    assert x.grad is not None
+    assert x.grad.ne(0).any()
+    assert_same(x.grad, other.grad)
+
+
+@pytest.mark.parametrize("width", [69, 71, 72, 0])
+def test_an_input_of_another_width_is_refused_by_weight_only(width: int) -> None:
+    layer = WeightOnlyLinear.from_float(linear())
+    with pytest.raises(RuntimeError, match=r"^input must have 70 features in its last dimension"):
+        layer(torch.ones(9, width))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, U8])
+def test_weight_only_refuses_other_dtypes(dtype: torch.dtype) -> None:
+    with pytest.raises(RuntimeError) as error:
+        WeightOnlyLinear.from_float(linear())(torch.ones(9, 70, dtype=dtype))
+    assert str(error.value) == (
+        f"input must be float32, float16 or bfloat16, but got {dtype}: convert it with .float()"
+    )
+
+
+def test_weight_only_refuses_what_it_cannot_be_made_of() -> None:
+    with pytest.raises(TypeError, match=r"^linear must be a torch\.nn\.Linear, but got Conv2d"):
+        WeightOnlyLinear.from_float(nn.Conv2d(1, 1, 1))
+    with pytest.raises(ValueError, match=r"^linear must have a floating-point weight with data"):
+        WeightOnlyLinear.from_float(nn.Linear(70, 35, device="meta"))
+    with pytest.raises(ValueError, match=r'^weight_method must be "minmax" or "mse", but got'):
+        WeightOnlyLinear.from_float(linear(), weight_method="entropy")
+    with pytest.raises(ValueError, match=r'^activation must be "none" or "relu", but got'):
+        WeightOnlyLinear.from_float(linear(), activation="gelu")
+
+
+@pytest.mark.any_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, F16, BF16])
+def test_weight_only_compiles_whole_and_exports_with_dynamic_rows(dtype: torch.dtype) -> None:
+    layer = WeightOnlyLinear.from_float(linear(), "relu")
+    x, more = floats(9, 70, dtype=dtype), floats(20, 70, dtype=dtype)
+    torch.compiler.reset()
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    for road in (
+        torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager"),
+        program.module(),
+        torch.export.load(file).module(),
+    ):
+        assert_same(road(x), layer(x))
+        assert_same(road(more), layer(more))
+
+
+@pytest.mark.any_kernels
+def test_weight_only_passes_the_gradient_when_compiled() -> None:
+    layer = WeightOnlyLinear.from_float(linear(), "relu")
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    x, other = (floats(9, 70).requires_grad_() for _ in range(2))
+    compiled(x).sum().backward()
+    layer(other).sum().backward()
+    assert x.grad is not None
+    assert_same(x.grad, other.grad)
+
+
+# weight_snr_db
+
+EMPTY_LAYERS = [DynamicLinear(70, 35), StaticLinear(70, 35), WeightOnlyLinear(70, 35)]
+
+
+def quantized_layers(float_layer: nn.Linear) -> list[QuantizedLinear]:
+    return [
+        DynamicLinear.from_float(float_layer),
+        StaticLinear.from_float(float_layer, SCALE, ZERO_POINT),
+        WeightOnlyLinear.from_float(float_layer),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F16, torch.float64])
+def test_weight_snr_is_that_of_the_float32_weight(dtype: torch.dtype) -> None:
+    float_layer = linear().to(dtype)
+    weight = float_layer.weight.detach().float()
+    for layer in quantized_layers(float_layer):
+        expected = reference.quantization_error(weight, layer.weight)[3]
+        assert type(layer.weight_snr_db) is float
+        # The reference sums in another order.
+        assert layer.weight_snr_db == pytest.approx(expected.item(), rel=1e-12)
+        assert 35 < layer.weight_snr_db < 50
+
+
+def test_weight_snr_tells_the_methods_apart() -> None:
+    float_layer = linear(32_768, 1)
+    with torch.no_grad():
+        float_layer.weight.clamp_(-2, 2)[0, 0] = 16.0  # not worth its range
+    minmax, mse = (
+        WeightOnlyLinear.from_float(float_layer, weight_method=method).weight_snr_db
+        for method in ("minmax", "mse")
+    )
+    assert minmax is not None
+    assert mse is not None
+    assert mse > minmax
+
+
+def test_weight_snr_is_infinite_where_nothing_is_lost() -> None:
+    float_layer = nn.Linear(4, 2)
+    with torch.no_grad():
+        float_layer.weight.copy_(torch.tensor([[127.0, 1, -5, 0], [0, 0, 0, 0]]))
+    with pytest.warns(UserWarning, match="zero-element"):  # of nn.Linear
+        nothing = nn.Linear(0, 3)
+    for layer in (*quantized_layers(float_layer), *quantized_layers(nothing)):
+        assert layer.weight_snr_db == math.inf
+
+
+@pytest.mark.parametrize("layer", EMPTY_LAYERS, ids=lambda layer: type(layer).__name__)
+def test_weight_snr_of_an_empty_layer_is_unknown(layer: QuantizedLinear) -> None:
+    assert layer.weight_snr_db is None
+
+
+# TorchScript is deprecated as a whole.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.any_kernels
+@pytest.mark.parametrize("snr", [None, 40.5, math.inf])
+@pytest.mark.parametrize("index", range(3), ids=["dynamic", "static", "weight-only"])
+def test_weight_snr_hinders_no_road(index: int, snr: float | None) -> None:
+    layer, x = quantized_layers(linear())[index], floats(9, 70)
+    layer.weight_snr_db = snr
+    torch.compiler.reset()
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    scripted = torch.jit.script(layer)
+    for road in (
+        scripted,
+        torch.jit.trace(layer, (x,)),
+        torch.compile(layer, fullgraph=True, backend="aot_eager"),
+        program.module(),
+    ):
+        assert_same(road(x), layer(x))
+    assert scripted.weight_snr_db == snr
+    assert copy.deepcopy(layer).weight_snr_db == snr
+    assert pickle.loads(pickle.dumps(layer)).weight_snr_db == snr
+
+
+def test_a_shared_weight_brings_its_snr() -> None:
+    layer, other = DynamicLinear(70, 35), DynamicLinear.from_float(linear())
+    layer.share_weight(other)
+    assert layer.weight_snr_db == other.weight_snr_db is not None

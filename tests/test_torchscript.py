@@ -17,7 +17,7 @@ from samples import BF16, F16, floats
 from torch import Tensor, nn
 
 import torchquant
-from torchquant.nn import DynamicLinear
+from torchquant.nn import DynamicLinear, WeightOnlyLinear
 
 pytestmark = [
     pytest.mark.any_kernels,
@@ -94,6 +94,25 @@ def test_a_model_equals_eager_before_and_after_saving(
         for ready in (module, reloaded(module)):
             assert int8_calls(ready, x) == calls
             assert_same_outputs(ready(x), expected)
+
+
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, F16, BF16])
+def test_a_weight_only_layer_equals_eager_and_keeps_8_bits(
+    road: Callable[..., torch.jit.ScriptModule], bias: bool, dtype: torch.dtype
+) -> None:
+    """Freezing must not compute the float weight beforehand: the file would hold it instead."""
+    layer = WeightOnlyLinear.from_float(nn.Linear(700, 350, bias), "relu").eval()
+    module = road(layer, floats(9, 700, dtype=dtype))
+    for ready in (module, reloaded(module)):
+        for shape in ((9, 700), (2, 3, 700), (700,), (0, 700)):
+            x = floats(*shape, dtype=dtype)
+            for _ in range(2):
+                assert_same(ready(x), layer(x))
+    file = io.BytesIO()
+    torch.jit.save(module, file)
+    assert len(file.getvalue()) < 1.2 * 700 * 350
 
 
 def test_a_traced_model_takes_other_batch_sizes() -> None:

@@ -7,7 +7,7 @@ _library.load()
 from torchquant import nn, observers, ops  # noqa: E402  (they need the loaded operators)
 from torchquant.calibrate import calibrate  # noqa: E402
 from torchquant.calibration import Calibration  # noqa: E402
-from torchquant.convert import quantize_dynamic, quantize_static  # noqa: E402
+from torchquant.convert import quantize_dynamic, quantize_static, quantize_weights  # noqa: E402
 from torchquant.functional import (  # noqa: E402
     asymmetric_dequantize,
     asymmetric_quantize,
@@ -40,6 +40,7 @@ __all__ = [
     "per_channel_quantize",
     "quantize_dynamic",
     "quantize_static",
+    "quantize_weights",
     "save_quantized",
     "symmetric_dequantize",
     "symmetric_quantize",

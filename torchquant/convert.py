@@ -11,10 +11,12 @@ import torch
 from torchquant.calibration import Calibration
 from torchquant.chains import Link, find_links
 from torchquant.histogram import check_method
-from torchquant.nn import DynamicLinear, QuantizedLinear, StaticLinear
+from torchquant.nn import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from torchquant.replacement import replace
 from torchquant.selection import LINEAR, Filter, Types, check_selection, linear, select
-from torchquant.weights import check_quantizable, check_weight_method
+from torchquant.weights import check_quantizable, check_replaceable, check_weight_method
+
+DYNAMIC_DTYPES = (torch.qint8, torch.int8)
 
 Layer = TypeVar("Layer", bound=QuantizedLinear)
 
@@ -22,11 +24,14 @@ Layer = TypeVar("Layer", bound=QuantizedLinear)
 def quantize_dynamic(
     model: torch.nn.Module,
     modules: Types = LINEAR,
+    dtype: torch.dtype = torch.qint8,
     *,
     inplace: bool = False,
     filter_fn: Filter | None = None,
 ) -> torch.nn.Module:
     """Replaces the linear layers of a model by :class:`torchquant.nn.DynamicLinear`.
+
+    Takes the calls of torch.ao.quantization.quantize_dynamic: see docs/migration.md.
 
     Only modules of the exact type are replaced: subclasses (such as the ``out_proj`` of
     nn.MultiheadAttention, whose weight is read directly) stay as they are. A module used in several
@@ -35,7 +40,8 @@ def quantize_dynamic(
 
     Args:
         model: Any module; a lone nn.Linear is replaced itself.
-        modules: The types to replace: a subset of {nn.Linear}.
+        modules: The types to replace: {nn.Linear}.
+        dtype: Of the weights: torch.qint8, as torch.ao calls it, or torch.int8, which is the same.
         inplace: Whether to change ``model`` rather than a deep copy of it.
         filter_fn: Called with (module, qualified name), once for every name of a module; False
             leaves that module in float.
@@ -44,17 +50,73 @@ def quantize_dynamic(
         The model with its layers replaced.
 
     Raises:
-        TypeError: ``model`` is not a module, ``modules`` no set or ``filter_fn`` no function.
-        ValueError: ``modules`` has a type that cannot be quantized, the model has no layer to
-            quantize, or a layer cannot be quantized (see :meth:`DynamicLinear.from_float`); the
-            message names it, and the model is as it was.
+        TypeError: ``model`` is not a module, ``modules`` no set of types or ``filter_fn`` no
+            function.
+        ValueError: ``modules`` has a type that cannot be quantized, ``dtype`` is another, the model
+            has no layer to quantize, or a layer cannot be quantized (see
+            :meth:`DynamicLinear.from_float`); the message names it, and the model is as it was.
     """
     check_selection(model, modules, filter_fn)
+    _check_dtype(dtype)
     names = select(model, modules, filter_fn)
     for name in names:
         check_quantizable(linear(model, name), name or "model")
     model = model if inplace else copy.deepcopy(model)
     layers = _quantized_layers(model, names, lambda layer, name: DynamicLinear.from_float(layer))
+    return replace(model, names, lambda name: layers[linear(model, name)])
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype in DYNAMIC_DTYPES:
+        return
+    if dtype in (torch.float16, torch.bfloat16):
+        repair = f"weights of 16 bits are model.to({dtype})"
+    else:
+        repair = "leave it out, for weights have 8 signed bits"
+    raise ValueError(f"dtype must be torch.qint8 or torch.int8, but got {dtype!r}: {repair}")
+
+
+def quantize_weights(
+    model: torch.nn.Module,
+    modules: Types = LINEAR,
+    *,
+    inplace: bool = False,
+    filter_fn: Filter | None = None,
+    weight_method: str = "minmax",
+) -> torch.nn.Module:
+    """Replaces the linear layers of a model by :class:`torchquant.nn.WeightOnlyLinear`.
+
+    Their weights have 8 bits, and all is computed in float, for models whose activations must stay
+    float: it saves memory, not time. Which layers are replaced, what is kept of the model, the
+    arguments and the errors are those of :func:`quantize_dynamic`.
+
+    Args:
+        model: Any module; a lone nn.Linear is replaced itself.
+        modules: The types to replace: {nn.Linear}.
+        inplace: Whether to change ``model`` rather than a deep copy of it.
+        filter_fn: Called with (module, qualified name), once for every name of a module; False
+            leaves that module in float.
+        weight_method: "minmax" or "mse", the latter searching each weight row's least error.
+
+    Returns:
+        The model with its layers replaced.
+
+    Raises:
+        TypeError: as for :func:`quantize_dynamic`.
+        ValueError: as for :func:`quantize_dynamic`, but that any number of inputs will do; or
+            ``weight_method`` is another one.
+    """
+    check_selection(model, modules, filter_fn)
+    check_weight_method(weight_method)
+    names = select(model, modules, filter_fn)
+    for name in names:
+        check_replaceable(linear(model, name), name or "model")
+    model = model if inplace else copy.deepcopy(model)
+    layers = _quantized_layers(
+        model,
+        names,
+        lambda layer, name: WeightOnlyLinear.from_float(layer, weight_method=weight_method),
+    )
     return replace(model, names, lambda name: layers[linear(model, name)])
 
 

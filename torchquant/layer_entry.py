@@ -10,11 +10,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from torchquant.nn import ACTIVATIONS, DynamicLinear, QuantizedLinear, StaticLinear
+from torchquant.nn import (
+    ACTIVATIONS,
+    DynamicLinear,
+    QuantizedLinear,
+    StaticLinear,
+    WeightOnlyLinear,
+)
 
 SCHEMES: Mapping[str, type[QuantizedLinear]] = {
     "dynamic": DynamicLinear,
     "static": StaticLinear,
+    "weight_only": WeightOnlyLinear,
 }
 
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

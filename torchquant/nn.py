@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from torchquant import ops
-from torchquant.weights import check_quantizable, check_weight_method, quantize_weight
+from torchquant.weights import (
+    check_quantizable,
+    check_replaceable,
+    check_weight_method,
+    quantize_weight,
+    snr_db,
+)
 
 # TorchScript takes comments in a method for types, so the remark to mypy stands here.
 is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
@@ -29,7 +35,12 @@ class FixedDtypes(torch.nn.Module):
 
 
 class QuantizedLinear(FixedDtypes):
-    """What the quantized linear layers have in common: an int8 weight, its scales, a bias."""
+    """What the quantized linear layers have in common: an int8 weight, its scales, a bias.
+
+    Attributes:
+        weight_snr_db: What quantizing left of the weight, as a signal-to-noise ratio in dB,
+            infinite where nothing was lost. None: unknown, for the weight came as a state dict.
+    """
 
     in_features: int
     out_features: int
@@ -60,6 +71,7 @@ class QuantizedLinear(FixedDtypes):
         codes, self.weight_scale = quantize_weight(linear.weight.detach(), weight_method)
         self.packed_weight = ops.pack_weight(codes)
         self.weight_sum = codes.sum(dim=1, dtype=torch.int32)
+        self.weight_snr_db = snr_db(linear.weight.detach().float(), self.weight)
         if linear.bias is not None:
             self.bias = linear.bias.detach().float().clone()
         self.train(linear.training)
@@ -69,6 +81,7 @@ class QuantizedLinear(FixedDtypes):
         self.packed_weight = other.packed_weight
         self.weight_scale = other.weight_scale
         self.weight_sum = other.weight_sum
+        self.weight_snr_db = other.weight_snr_db
 
     def check_width(self, input: Tensor) -> None:
         """Raises RuntimeError where the last dimension is not in_features."""
@@ -106,7 +119,6 @@ def _check_linear(linear: torch.nn.Linear) -> None:
             f"linear must be a torch.nn.Linear, but got {type(linear).__name__}: pass the "
             "layer itself, or a whole model to torchquant.quantize_dynamic or quantize_static"
         )
-    check_quantizable(linear, "linear")
 
 
 class DynamicLinear(QuantizedLinear):
@@ -140,6 +152,7 @@ class DynamicLinear(QuantizedLinear):
                 hooks; it has more than 65,793 inputs; or activation is another one.
         """
         _check_linear(linear)
+        check_quantizable(linear, "linear")
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
         layer.take_weight(linear)
         return layer
@@ -221,6 +234,7 @@ class StaticLinear(QuantizedLinear):
                 one finite element.
         """
         _check_linear(linear)
+        check_quantizable(linear, "linear")
         check_weight_method(weight_method)
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
         layer.take_weight(linear, weight_method)
@@ -260,6 +274,71 @@ class StaticLinear(QuantizedLinear):
     def extra_repr(self) -> str:
         """The numbers that ``print(model)`` shows."""
         return f"{super().extra_repr()}, requantize={self.output_scale is not None}"
+
+
+class WeightOnlyLinear(QuantizedLinear):
+    """A linear layer with int8 weights that computes in float, for inputs that must stay float.
+
+    ``y = activation(x @ weight.t() + bias)`` by torch.nn.functional.linear, the weight dequantized
+    to the dtype of x at every call: a quarter of the memory of float32, but no less time. The
+    gradient flows to the input. Scripts, traces, compiles and exports; none of these stores the
+    float weight.
+
+    Buffers: those of :class:`DynamicLinear`.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, activation: str = "none"
+    ) -> None:
+        """An all-zero layer, to load a state dict into. Use :meth:`from_float` otherwise."""
+        super().__init__(in_features, out_features, bias, activation)
+
+    @classmethod
+    def from_float(
+        cls, linear: torch.nn.Linear, activation: str = "none", weight_method: str = "minmax"
+    ) -> "WeightOnlyLinear":
+        """Quantizes the weight of ``linear``, symmetric, one scale for each output feature.
+
+        Args:
+            linear: The float layer; it is not changed.
+            activation: "none" or "relu", applied to the output.
+            weight_method: "minmax", or "mse": scales of least squared error on the weights.
+
+        Raises:
+            TypeError: ``linear`` is not a torch.nn.Linear.
+            ValueError: Its weight holds NaN or Inf, has no data or is not floating-point; it has
+                hooks; or activation or weight_method is another one.
+        """
+        _check_linear(linear)
+        check_replaceable(linear, "linear")
+        check_weight_method(weight_method)
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
+        layer.take_weight(linear, weight_method)
+        return layer
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Input ``[..., in_features]``, float, to ``[..., out_features]`` of the same dtype."""
+        self.check_width(input)
+        self.check_dtype(input)
+        codes = torch.ops.torchquant.unpack_weight(
+            self.packed_weight, self.out_features, self.in_features
+        )
+        # Made of the input, for torch.jit.freeze stores in float what it can compute beforehand.
+        zero_point = input.new_zeros([self.out_features], dtype=torch.int32)
+        weight = torch.ops.torchquant.dequantize_per_channel(
+            codes, self.weight_scale, zero_point, 0, out_dtype=input.dtype
+        )
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        output = torch.nn.functional.linear(input, weight, bias)
+        return torch.relu(output) if self.activation == "relu" else output
+
+    def check_dtype(self, input: Tensor) -> None:
+        """Raises RuntimeError where the weight cannot be had in the dtype of the input."""
+        if input.dtype not in [torch.float32, torch.float16, torch.bfloat16]:
+            raise RuntimeError(
+                f"input must be float32, float16 or bfloat16, but got {input.dtype}: convert it "
+                "with .float()"
+            )
 
 
 def _one_pair(scale: Tensor, zero_point: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

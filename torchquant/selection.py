@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 
@@ -20,19 +20,27 @@ def check_selection(model: torch.nn.Module, modules: Types, filter_fn: Filter | 
             f"model must be a torch.nn.Module, but got {type(model).__name__}: pass the model "
             "itself"
         )
-    if not isinstance(modules, Collection) or isinstance(modules, str):
-        raise TypeError(
-            f"modules must be a set of module types, but got {modules!r}: pass {{torch.nn.Linear}}"
-        )
-    if set(modules) != LINEAR:
-        raise ValueError(
-            f"modules must be {{torch.nn.Linear}}, but got {modules!r}: leave it out to quantize "
-            "every nn.Linear"
-        )
+    _check_modules(modules)
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(
             f"filter_fn must be a function of (module, name), but got {filter_fn!r}: return False "
             "from it for layers that stay in float"
+        )
+
+
+def _check_modules(modules: Types) -> None:
+    is_set = isinstance(modules, Collection) and not isinstance(modules, Mapping)
+    if not is_set or not all(isinstance(kind, type) for kind in modules):
+        raise TypeError(
+            f"modules must be a set of module types, but got {modules!r}: pass {{torch.nn.Linear}}"
+            ", and choose layers by name with filter_fn=lambda module, name: name in names"
+        )
+    if set(modules) != LINEAR:
+        others = ", ".join(kind.__name__ for kind in modules if kind not in LINEAR)
+        remark = f"{others} must stay in float; " if others else ""
+        raise ValueError(
+            f"modules must be {{torch.nn.Linear}}, but got {modules!r}: {remark}leave modules out "
+            "to quantize every nn.Linear"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,20 +16,9 @@ WEIGHT_METHODS = ("minmax", "mse")
 _SHARES = tuple(2 ** (-step / 32) for step in range(65))  # of the range, down to a quarter
 
 
-def check_quantizable(linear: torch.nn.Linear, name: str) -> None:
-    """Raises ValueError, naming the layer, where no quantized one can stand for it."""
+def check_weight(linear: torch.nn.Linear, name: str) -> None:
+    """Raises ValueError, naming the layer, where its weight cannot be quantized."""
     weight = linear.weight.detach()
-    if linear._forward_hooks or linear._forward_pre_hooks:
-        raise ValueError(
-            f"{name} must have no hooks, which a quantized layer would not run, but has some: "
-            "remove them first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove, "
-            "handle.remove()), or leave the layer in float by filter_fn"
-        )
-    if linear.in_features > MAX_IN_FEATURES:
-        raise ValueError(
-            f"{name} must have at most {MAX_IN_FEATURES} inputs, or the int32 sums may overflow, "
-            f"but has {linear.in_features}: leave it in float by filter_fn"
-        )
     if weight.is_meta or not weight.is_floating_point():
         raise ValueError(
             f"{name} must have a floating-point weight with data, but got {weight.dtype} on "
@@ -37,6 +28,27 @@ def check_quantizable(linear: torch.nn.Linear, name: str) -> None:
         raise ValueError(
             f"{name} must have a finite weight, but {list(weight.shape)} holds NaN or Inf (as "
             "float32): quantize a model whose weights are sound"
+        )
+
+
+def check_replaceable(linear: torch.nn.Linear, name: str) -> None:
+    """Raises ValueError, naming the layer, where none with a quantized weight can stand for it."""
+    if linear._forward_hooks or linear._forward_pre_hooks:
+        raise ValueError(
+            f"{name} must have no hooks, which a quantized layer would not run, but has some: "
+            "remove them first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove, "
+            "handle.remove()), or leave the layer in float by filter_fn"
+        )
+    check_weight(linear, name)
+
+
+def check_quantizable(linear: torch.nn.Linear, name: str) -> None:
+    """Raises ValueError, naming the layer, where none that multiplies in int8 can stand for it."""
+    check_replaceable(linear, name)
+    if linear.in_features > MAX_IN_FEATURES:
+        raise ValueError(
+            f"{name} must have at most {MAX_IN_FEATURES} inputs, or the int32 sums may overflow, "
+            f"but has {linear.in_features}: leave it in float by filter_fn"
         )
 
 
@@ -72,3 +84,10 @@ def _least_error_scale(weight: Tensor, scale: Tensor, zero_point: Tensor) -> Ten
         best = torch.where(error < least, tried, best)
         least = torch.minimum(error, least)
     return best
+
+
+def snr_db(original: Tensor, approximation: Tensor) -> float:
+    """That of :func:`torchquant.ops.quantization_error`; nothing is lost of an empty tensor."""
+    if original.numel() == 0:
+        return math.inf
+    return ops.quantization_error(original, approximation)[3].item()
