@@ -18,6 +18,7 @@ from torchquant.functional import (  # noqa: E402
     symmetric_quantize,
 )
 from torchquant.saving import load_quantized, save_quantized  # noqa: E402
+from torchquant.weight_report import WeightReport, weight_report  # noqa: E402
 
 __version__ = _library.installed_version()
 
@@ -26,6 +27,7 @@ cmake_prefix_path = str(_library.PACKAGE / "share" / "cmake")
 
 __all__ = [
     "Calibration",
+    "WeightReport",
     "__version__",
     "asymmetric_dequantize",
     "asymmetric_quantize",
@@ -44,4 +46,5 @@ __all__ = [
     "save_quantized",
     "symmetric_dequantize",
     "symmetric_quantize",
+    "weight_report",
 ]
