@@ -883,6 +883,22 @@ def test_the_result_is_that_of_the_float_model_with_the_quantized_weights(
         assert_same(one.detach(), other.detach())
 
 
+def test_the_weight_method_reaches_every_layer() -> None:
+    model = nn.Sequential(nn.Linear(32_768, 2), nn.Sequential(nn.Linear(32_768, 2)))
+    with torch.no_grad():
+        for layer in (model[0], model[1][0]):
+            layer.weight.copy_(floats(2, 32_768).clamp(-2, 2))[:, 0] = 16.0  # not worth its range
+    minmax, mse = (
+        torchquant.quantize_weights(model, weight_method=method) for method in ("minmax", "mse")
+    )
+    for name in names_of(mse, WeightOnlyLinear):
+        layer = mse.get_submodule(name)
+        _, scale = quantize_weight(model.get_submodule(name).weight.detach(), "mse")
+        assert_same(layer.weight_scale, scale)
+        assert (scale < minmax.get_submodule(name).weight_scale).all()
+        assert layer.weight_snr_db > minmax.get_submodule(name).weight_snr_db
+
+
 def test_weights_keep_what_dynamic_keeps() -> None:
     for model in (Nested().train(), Nested().eval()):
         chosen = torchquant.quantize_weights(
