@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peak import cpu_info
 from torch import Tensor, nn
 
 import torchquant
@@ -21,8 +20,8 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 _INPUTS = ["input_ids", "attention_mask"]
 _MAX_LENGTH = 512  # the model has no more positions
 
-# torchao would set all but the first for the whole process, and so for the other contenders.
-# Freezing, which turns weights into constants, is what Inductor's INT8 products on x86 wait for.
+# Freezing turns the weights into constants; without it this took 60 times as long on AVX2. The
+# others torchao would set for the whole process, and so for all contenders.
 _TORCHAO_OPTIONS = {
     "freezing": True,
     "coordinate_descent_tuning": True,
@@ -68,19 +67,13 @@ def _bfloat16(material: Material) -> Encode:
 
 
 def _torchao(material: Material) -> Encode:
-    quantization = import_module("torchao.quantization")
+    quantization, utils = import_module("torchao.quantization"), import_module("torchao.utils")
     config = quantization.Int8DynamicActivationInt8WeightConfig(
-        set_inductor_config=False, reduce_range=_sums_saturate()
+        set_inductor_config=False, reduce_range=utils.should_reduce_range(torch.device("cpu"))
     )
     model = copy.deepcopy(material.model)
     quantization.quantize_(model, config)
     return _compiled(model, **_TORCHAO_OPTIONS)
-
-
-def _sums_saturate() -> bool:
-    """Whether peers should leave a bit of the weights unused: on x86 without VNNI."""
-    flags = cpu_info("flags").split()
-    return bool(flags) and not {"avx512_vnni", "avx_vnni"} & set(flags)
 
 
 def _export_onnx(material: Material, path: Path) -> None:
@@ -106,9 +99,7 @@ def _onnx_runtime(material: Material) -> Encode:
     with tempfile.TemporaryDirectory() as folder:
         exported, quantized = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         _export_onnx(material, exported)
-        quantization.quantize_dynamic(
-            exported, quantized, per_channel=True, reduce_range=_sums_saturate()
-        )
+        quantization.quantize_dynamic(exported, quantized, per_channel=True)
         session = runtime.InferenceSession(
             str(quantized), options, providers=["CPUExecutionProvider"]
         )
