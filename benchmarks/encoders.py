@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,7 @@ _MAX_LENGTH = 512  # the model has no more positions
 
 # Freezing turns the weights into constants; without it this took 60 times as long on AVX2. The
 # others torchao would set for the whole process, and so for all contenders.
-_TORCHAO_OPTIONS = {
+_TORCHAO_INDUCTOR = {
     "freezing": True,
     "coordinate_descent_tuning": True,
     "coordinate_descent_check_all_directions": True,
@@ -51,14 +51,17 @@ class Contender:
     Attributes:
         prepare: Returns what embeds a batch with PyTorch's present number of threads; raises where
             that does not run.
+        inductor: What torch._inductor.config is while it is prepared and first runs each shape:
+            given to torch.compile, freezing would come too late for the tracing.
     """
 
     name: str
     prepare: Callable[[Material], Encode]
+    inductor: Mapping[str, bool] = field(default_factory=dict)
 
 
-def _compiled(model: nn.Module, **options: bool) -> Encode:
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, options={**options})
+def _compiled(model: nn.Module) -> Encode:
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
     return cast(Encode, compiled)
 
 
@@ -73,7 +76,7 @@ def _torchao(material: Material) -> Encode:
     )
     model = copy.deepcopy(material.model)
     quantization.quantize_(model, config)
-    return _compiled(model, **_TORCHAO_OPTIONS)
+    return _compiled(model)
 
 
 def _export_onnx(material: Material, path: Path) -> None:
@@ -138,7 +141,7 @@ CONTENDERS = (
     Contender("float32, torch.compile", lambda material: _compiled(material.model)),
     Contender("bfloat16, eager", _bfloat16),
     Contender("torch.ao dynamic", lambda material: torch_ao_dynamic(material.model)),
-    Contender("torchao dynamic, torch.compile", _torchao),
+    Contender("torchao dynamic, torch.compile", _torchao, _TORCHAO_INDUCTOR),
     Contender("ONNX Runtime dynamic", _onnx_runtime),
     Contender("ours dynamic, eager", lambda material: torchquant.quantize_dynamic(material.model)),
     Contender(

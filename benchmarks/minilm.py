@@ -31,6 +31,7 @@ from subjects import similarity
 from table import Value, heading, render
 from timing import Plan, sample_calls
 from torch import Tensor
+from torch._inductor import config as inductor
 from tqdm import tqdm
 
 from torchquant import ops
@@ -124,7 +125,11 @@ def make_workload(count: int) -> tuple[Workload, Material]:
 
 def _prepare(contender: Contender, material: Material, work: Workload) -> Ready | Missing:
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with (
+            warnings.catch_warnings(),
+            torch.inference_mode(),
+            inductor.patch(dict(contender.inductor)),
+        ):
             warnings.simplefilter("ignore")  # that the ways of peers are deprecated
             return Ready.after_all_shapes(contender.prepare(material), work)
     except Exception as error:  # whatever a peer raises where it does not run
