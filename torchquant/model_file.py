@@ -106,7 +106,9 @@ class ModelFile:
     def _form(self, key: str) -> Form:
         entry = self._file.get_slice(key)
         if entry.get_dtype() not in DTYPES:
-            raise ValueError(f"{self.path}: {key} has the dtype {entry.get_dtype()}, not of torch")
+            raise ValueError(
+                f"{self.path}: {key} has the dtype {entry.get_dtype()}, which no model of torchquant has"
+            )
         return DTYPES[entry.get_dtype()], entry.get_shape()
 
     def stored_key(self, key: str) -> str:
