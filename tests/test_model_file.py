@@ -142,6 +142,15 @@ DAMAGES: dict[str, tuple[Callable[[About, State], object], str]] = {
         set_entry("0", "weight_snr_db", "much"),
         "FILE: layer '0': weight_snr_db must be a number of dB, \"inf\" or null, but is 'much'",
     ),
+    "snr-nan": (
+        set_entry("0", "weight_snr_db", math.nan),
+        "FILE: layer '0': weight_snr_db must be a number of dB, \"inf\" or null, but is nan",
+    ),
+    "snr-huge": (
+        set_entry("0", "weight_snr_db", 10**400),
+        "FILE: layer '0': weight_snr_db must be a number of dB, \"inf\" or null, but is 1"
+        f"{'0' * 400}",
+    ),
     "output-dtype": (
         set_entry("0", "output_dtype", "complex64"),
         "FILE: layer '0': output_dtype must be null or one of float32, float16, bfloat16, uint8, "

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -162,9 +162,10 @@ class _Entry:
             return math.inf
         if value is None and key in self.entry:
             return None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if abs(value) <= sys.float_info.max:  # which NaN is not
-                return float(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = cast(float, value) if is_number else math.nan
+        if abs(number) <= sys.float_info.max:  # which NaN is not
+            return float(number)
         raise self._refuse(key, 'a number of dB, "inf" or null')
 
     def dtype(self, key: str) -> torch.dtype | None:
