@@ -1,4 +1,4 @@
-"""The command line: `python -m torchquant demo`."""
+"""The command line: `torchquant COMMAND`, which is `python -m torchquant COMMAND`."""
 
 from __future__ import annotations
 
@@ -6,33 +6,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from torchquant import demo
+from torchquant.commands import EXIT_STATUS, CommandError, bench, demo, inspect, quantize
+
+INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m torchquant", description="Quantized operators for PyTorch."
+        prog="torchquant",
+        description="INT8 quantization for PyTorch.",
+        epilog=f"torchquant COMMAND --help explains one, with examples\n\n{EXIT_STATUS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "demo",
-        help="show what INT8 costs and saves, on tensors, on a real model and in C++",
-        description=(
-            "Runs three parts and prints what each measures: tutorial (quantization of tensors), "
-            "model (all-MiniLM-L6-v2 in float32 and INT8) and cpp (the INT8 model in a C++ "
-            "program). Progress goes to standard error."
-        ),
-        epilog="Exit status: 0 if all went well, 1 if a part failed, 2 for wrong arguments.",
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON document, no tables")
-    command.add_argument(
-        "--parts",
-        nargs="+",
-        choices=demo.PARTS,
-        default=demo.PARTS,
-        metavar="PART",
-        help=f"which parts to run, of {', '.join(demo.PARTS)}; all by default",
-    )
+    for command in (demo, quantize, inspect, bench):
+        command.add_parser(commands)
     return parser
 
 
@@ -40,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        exact = demo.run(json=options.json, parts=options.parts)
-    except demo.DemoError as error:
-        print(f"torchquant demo: {error}", file=sys.stderr)
+        options.run(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    # The last two are the library's own, for files and models that it cannot take.
+    except (CommandError, OSError, ValueError) as error:
+        print(f"torchquant {options.command}: {error}", file=sys.stderr)
         return 1
-    if not exact:
-        print("torchquant demo: results that must be equal differ, see above", file=sys.stderr)
-    return 0 if exact else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -161,9 +162,10 @@ class _Entry:
             return math.inf
         if value is None and key in self.entry:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._refuse(key, 'a number of dB, "inf" or null')
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if abs(value) <= sys.float_info.max:  # which NaN is not
+                return float(value)
+        raise self._refuse(key, 'a number of dB, "inf" or null')
 
     def dtype(self, key: str) -> torch.dtype | None:
         value, names = self._get(key), _FLOATS | _CODES

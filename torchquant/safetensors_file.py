@@ -56,11 +56,8 @@ class Kind:
 
     def about(self, path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         """The header, or ValueError where it is of another kind or version."""
-        try:
-            about = json.loads(metadata.get(_KEY, "{}"))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{path}: its metadata is no JSON ({error})") from error
-        if not isinstance(about, dict) or about.get("format") != self.format:
+        about = _header(path, metadata)
+        if about.get("format") != self.format:
             raise ValueError(
                 f"{path} must hold {self.content}, but its metadata is {metadata!r}: pass what "
                 f"{self.writer} wrote"
@@ -73,6 +70,15 @@ class Kind:
                 f"{self.remedy}"
             )
         return about
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What is said under our key, nothing where it is absent; ValueError where it is no JSON."""
+    try:
+        about = json.loads(metadata.get(_KEY, "{}"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata is no JSON ({error})") from error
+    return about if isinstance(about, dict) else {}
 
 
 def write(
@@ -113,6 +119,17 @@ def _replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def format_of(path: str | PathLike[str]) -> object:
+    """What kind of file the header says this is: None where it is of no kind of ours.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no whole safetensors file, or its header no JSON.
+    """
+    with _opened(Path(path), "torchquant") as file:
+        return _header(Path(path), file.metadata() or {}).get("format")
+
+
 @contextmanager
 def opened(path: str | PathLike[str], kind: Kind) -> Iterator[tuple[Opened, dict[str, Any]]]:
     """An open file and its header.
@@ -121,15 +138,19 @@ def opened(path: str | PathLike[str], kind: Kind) -> Iterator[tuple[Opened, dict
         FileNotFoundError: there is no such file.
         ValueError: it is no whole safetensors file, or one of another kind or version.
     """
-    path = Path(path)
+    with _opened(Path(path), kind.writer) as file:
+        yield file, kind.about(Path(path), file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path, writer: str) -> Iterator[Opened]:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: pass what {kind.writer} wrote")
+        raise FileNotFoundError(f"{path} does not exist: pass what {writer} wrote")
     try:
         opening = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path} is no whole safetensors file ({error}): pass what {kind.writer} wrote"
+            f"{path} is no whole safetensors file ({error}): pass what {writer} wrote"
         ) from error
-    with opening as opened_file:
-        file = cast(Opened, opened_file)
-        yield file, kind.about(path, file.metadata() or {})
+    with opening as file:
+        yield cast(Opened, file)

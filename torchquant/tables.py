@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-Value = str | int | float | bool
+Value = str | int | float | bool | None
 
 
 def label(name: str) -> str:
@@ -13,7 +13,9 @@ def label(name: str) -> str:
 
 
 def format_value(value: Value) -> str:
-    """A value as a cell: four significant digits of a float, thousands separated."""
+    """A value as a cell: four significant digits of a float, thousands separated; None is empty."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
