@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch.ao.quantization
+from pages import DOCS, code_of
 from torch import nn
 
 import torchquant
 
 pytestmark = pytest.mark.any_kernels
 
-PAGE = Path(__file__).parents[1] / "docs" / "migration.md"
+PAGE = DOCS / "migration.md"
 
 # What the tables say and the code of the page does not show, to run after it.
 OF_TORCH_AO = """
@@ -114,20 +115,6 @@ assert quantity.mapping_type.name == "SYMMETRIC"
 assert old[0].weight.qdata.dtype == torch.int8 and old[0].weight.scale.numel() == 128
 assert quantize_(copy.deepcopy(model), Int8WeightOnlyConfig()) is None
 """
-
-
-def code_of(page: str, heading: str) -> str:
-    """The code before the first chapter and in this one, each line in its place of the page."""
-    lines, in_code, chapter = [], False, None
-    for line in page.splitlines():
-        if line.startswith("## "):
-            chapter = line.removeprefix("## ")
-        if line.startswith("```"):
-            in_code = line == "```python"
-            lines.append("")
-        else:
-            lines.append(line if in_code and chapter in (None, heading) else "")
-    return "\n".join(lines)
 
 
 def run(heading: str, claims: str, folder: Path) -> None:
