@@ -107,7 +107,8 @@ class ModelFile:
         entry = self._file.get_slice(key)
         if entry.get_dtype() not in DTYPES:
             raise ValueError(
-                f"{self.path}: {key} has the dtype {entry.get_dtype()}, which no model of torchquant has"
+                f"{self.path}: {key} has the dtype {entry.get_dtype()}, which no model of "
+                "torchquant has"
             )
         return DTYPES[entry.get_dtype()], entry.get_shape()
 
