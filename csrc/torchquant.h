@@ -1,11 +1,13 @@
 // The C++ API of torchquant: one function for each operator of torch.ops.torchquant, with its name,
-// argument order and meaning, called through the dispatcher. Wrong arguments throw c10::Error.
+// argument order and meaning, called through the dispatcher; and, at the end, layers, calibration
+// and files for programs without Python. Wrong arguments throw c10::Error.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -197,6 +199,75 @@ TORCHQUANT_API std::tuple<at::Tensor, at::Tensor> histogram_qparams(
 
 // The kernel set in use: "avx512vnni", "avxvnni", "avx2" or "scalar" (see TORCHQUANT_KERNELS).
 TORCHQUANT_API std::string active_kernels();
+
+// For programs without Python: what torchquant.nn, torchquant.Calibration and
+// torchquant.save_quantized are there, with the same results and the same files.
+
+// A linear layer of N outputs and K inputs with an int8 weight.
+struct TORCHQUANT_API QuantizedLinear {
+  std::string scheme = "dynamic";  // or "static" or "weight_only"
+  int64_t in_features = 0;
+  int64_t out_features = 0;
+  std::string activation = "none";  // or "relu"
+  at::Tensor packed_weight;         // of pack_weight
+  at::Tensor weight_scale;          // float32 [N]
+  at::Tensor weight_sum;            // int32 [N], the sums of the rows of the int8 weight
+  std::optional<at::Tensor> bias;   // float32 [N]
+  // What is left of the float weight: 10 log10(signal / error); empty where it is not known.
+  std::optional<double> weight_snr_db;
+
+  // Static only, 0-dim: how the input is quantized, to uint8; and, where the layer gives 8 bits,
+  // the output, to output_dtype or uint8. Without them output_dtype is that of a float output.
+  std::optional<at::Tensor> input_scale, input_zero_point;
+  std::optional<at::Tensor> output_scale, output_zero_point;
+  std::optional<at::ScalarType> output_dtype;
+
+  // [..., K] to [..., N], by linear_dynamic, by linear_static, or in float with weight().
+  at::Tensor forward(const at::Tensor& input) const;
+  at::Tensor operator()(const at::Tensor& input) const { return forward(input); }
+
+  // The weight that the layer stands for, [N, K], computed at every call.
+  at::Tensor weight(at::ScalarType dtype = at::kFloat) const;
+};
+
+// Layers that do what a float one does: weight [N, K], bias [N], both of any float dtype.
+// Symmetric, one scale for each output. Static with what Histogram::qparams gave for the input,
+// codes 0 to 255.
+TORCHQUANT_API QuantizedLinear quantize_linear(const at::Tensor& weight,
+                                               const std::optional<at::Tensor>& bias = std::nullopt,
+                                               std::string_view activation = "none");
+TORCHQUANT_API QuantizedLinear quantize_linear_static(const at::Tensor& weight,
+                                                      const std::optional<at::Tensor>& bias,
+                                                      const at::Tensor& input_scale,
+                                                      const at::Tensor& input_zero_point,
+                                                      std::string_view activation = "none");
+
+// What calibration keeps of the activations that it saw, and what it reads from them.
+struct TORCHQUANT_API Histogram {
+  at::Tensor counts, range;  // as histogram_observe_ takes them
+
+  Histogram();
+  void observe(const at::Tensor& input);
+  // Adds what another observed.
+  void merge(const Histogram& other);
+  std::tuple<at::Tensor, at::Tensor> qparams(int64_t quant_min = 0, int64_t quant_max = 255,
+                                             bool symmetric = false,
+                                             std::string_view method = "mse",
+                                             double percentile = 99.99) const;
+};
+
+// A quantized model's state: its layers, and the tensors that belong to none of them, by their
+// names in Python's state dict.
+struct QuantizedModel {
+  std::map<std::string, QuantizedLinear> layers;
+  std::map<std::string, at::Tensor> tensors;
+};
+
+// The files of torchquant.save_quantized: safetensors, their format in docs/deployment.md. Saving
+// replaces an old file whole or not at all. Loading refuses a file whole, saying what is wrong with
+// which key, where it is damaged, foreign or of a newer version.
+TORCHQUANT_API void save_quantized(const QuantizedModel& model, const std::string& path);
+TORCHQUANT_API QuantizedModel load_quantized(const std::string& path);
 
 namespace detail {
 TORCHQUANT_API bool link();

@@ -1,0 +1,275 @@
+#include "json.h"
+
+#include <c10/util/Exception.h>
+
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <type_traits>
+
+namespace torchquant::json {
+namespace {
+
+constexpr int kMaxDepth = 64;
+
+class Parser {
+ public:
+  explicit Parser(std::string_view text) : text_(text) {}
+
+  Value document() {
+    Value value = parse_value(0);
+    skip_spaces();
+    check(at_ == text_.size(), "the end");
+    return value;
+  }
+
+ private:
+  void check(bool holds, const char* wanted) const {
+    TORCH_CHECK_VALUE(holds, "invalid JSON: expected ", wanted, " at byte ", at_);
+  }
+
+  char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
+
+  void skip_spaces() {
+    while (at_ < text_.size() && std::string_view(" \t\n\r").find(text_[at_]) != text_.npos) ++at_;
+  }
+
+  bool take(std::string_view word) {
+    if (text_.substr(at_, word.size()) != word) return false;
+    at_ += word.size();
+    return true;
+  }
+
+  Value parse_value(int depth) {
+    check(depth < kMaxDepth, "less depth");
+    skip_spaces();
+    switch (peek()) {
+      case '{':
+        return parse_object(depth);
+      case '[':
+        return parse_array(depth);
+      case '"':
+        return parse_string();
+      default:
+        return parse_word_or_number();
+    }
+  }
+
+  Value parse_word_or_number() {
+    if (take("null")) return nullptr;
+    if (take("true")) return true;
+    if (take("false")) return false;
+    return parse_number();
+  }
+
+  Object parse_object(int depth) {
+    Object object;
+    take("{");
+    skip_spaces();
+    if (take("}")) return object;
+    do {
+      skip_spaces();
+      check(peek() == '"', "a key");
+      std::string key = parse_string();
+      skip_spaces();
+      check(take(":"), "':'");
+      const bool is_new = object.emplace(std::move(key), parse_value(depth + 1)).second;
+      check(is_new, "a key that is new");
+      skip_spaces();
+    } while (take(","));
+    check(take("}"), "'}'");
+    return object;
+  }
+
+  Array parse_array(int depth) {
+    Array array;
+    take("[");
+    skip_spaces();
+    if (take("]")) return array;
+    do {
+      array.push_back(parse_value(depth + 1));
+      skip_spaces();
+    } while (take(","));
+    check(take("]"), "']'");
+    return array;
+  }
+
+  // What JSON's grammar has, which is less than from_chars takes.
+  Value parse_number() {
+    const std::size_t start = at_;
+    take("-");
+    if (!take("0")) check(take_digits(), "a value");
+    bool is_integer = true;
+    if (take(".")) {
+      is_integer = false;
+      check(take_digits(), "a digit");
+    }
+    if (take("e") || take("E")) {
+      is_integer = false;
+      if (!take("+")) take("-");
+      check(take_digits(), "a digit");
+    }
+    const char *first = text_.data() + start, *last = text_.data() + at_;
+    if (int64_t integer; is_integer && std::from_chars(first, last, integer).ec == std::errc()) {
+      return integer;
+    }
+    double number = 0;
+    check(std::from_chars(first, last, number).ec == std::errc(), "a number within range");
+    return number;
+  }
+
+  bool take_digits() {
+    const std::size_t start = at_;
+    while (peek() >= '0' && peek() <= '9') ++at_;
+    return at_ > start;
+  }
+
+  std::string parse_string() {
+    std::string string;
+    take("\"");
+    while (!take("\"")) {
+      check(at_ < text_.size() && static_cast<unsigned char>(text_[at_]) >= 0x20, "a character");
+      if (take("\\")) {
+        parse_escape(string);
+      } else {
+        string += text_[at_++];
+      }
+    }
+    return string;
+  }
+
+  void parse_escape(std::string& string) {
+    constexpr std::string_view kNames = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
+    if (take("u")) {
+      append_utf8(string, parse_code_point());
+      return;
+    }
+    const std::size_t index = at_ < text_.size() ? kNames.find(text_[at_]) : kNames.npos;
+    check(index != kNames.npos, "an escape");
+    string += kMeanings[index];
+    ++at_;
+  }
+
+  // Beyond 16 bits, a pair of surrogates.
+  uint32_t parse_code_point() {
+    const uint32_t first = parse_hex();
+    check(first < 0xDC00 || first > 0xDFFF, "the first of two surrogates");
+    if (first < 0xD800 || first > 0xDBFF) return first;
+    check(take("\\u"), "the second of two surrogates");
+    const uint32_t second = parse_hex();
+    check(second >= 0xDC00 && second <= 0xDFFF, "the second of two surrogates");
+    return 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+  }
+
+  uint32_t parse_hex() {
+    check(text_.size() - at_ >= 4, "four hexadecimal digits");
+    const char* first = text_.data() + at_;
+    uint32_t value = 0;
+    const auto [end, error] = std::from_chars(first, first + 4, value, 16);
+    check(error == std::errc() && end == first + 4, "four hexadecimal digits");
+    at_ += 4;
+    return value;
+  }
+
+  static void append_utf8(std::string& string, uint32_t point) {
+    const auto append = [&](uint32_t byte) { string += static_cast<char>(byte); };
+    const auto continued = [&](int shift) { append(0x80 | ((point >> shift) & 0x3F)); };
+    if (point < 0x80) {
+      append(point);
+    } else if (point < 0x800) {
+      append(0xC0 | (point >> 6));
+      continued(0);
+    } else if (point < 0x10000) {
+      append(0xE0 | (point >> 12));
+      continued(6);
+      continued(0);
+    } else {
+      append(0xF0 | (point >> 18));
+      continued(12);
+      continued(6);
+      continued(0);
+    }
+  }
+
+  std::string_view text_;
+  std::size_t at_ = 0;
+};
+
+void write(std::string& text, const Value& value);
+
+void write(std::string& text, const std::string& string) {
+  text += '"';
+  for (const char character : string) {
+    if (character == '"' || character == '\\') {
+      text += '\\';
+      text += character;
+    } else if (static_cast<unsigned char>(character) < 0x20) {
+      char escape[7];
+      std::snprintf(escape, sizeof escape, "\\u%04x", character);
+      text += escape;
+    } else {
+      text += character;
+    }
+  }
+  text += '"';
+}
+
+void write_number(std::string& text, double number) {
+  TORCH_CHECK_VALUE(std::isfinite(number), "JSON has no number ", number);
+  char digits[32];
+  const auto end = std::to_chars(digits, digits + sizeof digits, number).ptr;
+  text.append(digits, end);
+}
+
+void write(std::string& text, const Array& array) {
+  text += '[';
+  for (const Value& value : array) {
+    if (&value != array.data()) text += ',';
+    write(text, value);
+  }
+  text += ']';
+}
+
+void write(std::string& text, const Object& object) {
+  text += '{';
+  const char* separator = "";
+  for (const auto& [key, value] : object) {
+    text += separator;
+    write(text, key);
+    text += ':';
+    write(text, value);
+    separator = ",";
+  }
+  text += '}';
+}
+
+void write(std::string& text, const Value& value) {
+  std::visit(
+      [&](const auto& kind) {
+        using Kind = std::decay_t<decltype(kind)>;
+        if constexpr (std::is_same_v<Kind, std::nullptr_t>) {
+          text += "null";
+        } else if constexpr (std::is_same_v<Kind, bool>) {
+          text += kind ? "true" : "false";
+        } else if constexpr (std::is_same_v<Kind, int64_t>) {
+          text += std::to_string(kind);
+        } else if constexpr (std::is_same_v<Kind, double>) {
+          write_number(text, kind);
+        } else {
+          write(text, kind);
+        }
+      },
+      value.kind());
+}
+
+}  // namespace
+
+Value parse(std::string_view text) { return Parser(text).document(); }
+
+std::string to_text(const Value& value) {
+  std::string text;
+  write(text, value);
+  return text;
+}
+
+}  // namespace torchquant::json
