@@ -217,8 +217,9 @@ void write_all(std::ofstream& file, const Safetensors& contents) {
 class Beside {
  public:
   explicit Beside(const std::string& path) : path_(path) {
-    beside_ =
-        path_.parent_path() / ("." + path_.filename().string() + "." + std::to_string(::getpid()));
+    std::string name = path_.filename().string();
+    name.insert(0, 1, '.').append(1, '.').append(std::to_string(::getpid()));
+    beside_ = path_.parent_path() / name;
   }
   Beside(const Beside&) = delete;
   Beside& operator=(const Beside&) = delete;
