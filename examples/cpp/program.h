@@ -19,7 +19,7 @@
 
 namespace program {
 
-constexpr int kRuns = 5;
+constexpr int kRuns = 9;
 
 inline std::ifstream open_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
