@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from operator_tests import OperatorTests
 from refusals import refusals
 from samples import samples
+
+from torchquant.demo import cpp
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,6 +50,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("any_kernels")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not item.get_closest_marker("any_kernels")]
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built programs of examples/cpp."""
+    if not cpp.EXAMPLE.is_dir():
+        pytest.skip("examples/cpp is not here")
+    return cpp.build(tmp_path_factory.mktemp("examples"))
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,16 @@ using Loader = torch::inductor::AOTIModelPackageLoader;
 
 Loader load_package(const std::string& path) {
   program::open_file(path);  // says more of a file that is not there
+  const std::string message =
+      "cannot load " + path +
+      ", which torch._inductor.aoti_compile_and_package should have written with this torch and on "
+      "such a machine: ";
   try {
     return Loader(path);
+  } catch (const c10::Error& error) {
+    throw std::runtime_error(message + error.what_without_backtrace());
   } catch (const std::exception& error) {
-    throw std::runtime_error("cannot load " + path +
-                             ", which torch._inductor.aoti_compile_and_package should have written "
-                             "with this torch and on such a machine: " +
-                             error.what());
+    throw std::runtime_error(message + error.what());
   }
 }
 
