@@ -8,6 +8,7 @@ the other one, and so a sentence's embedding moves as far as by a change of its 
 from __future__ import annotations
 
 import re
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -147,6 +148,16 @@ def _forget_compiled_code() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+def run_in_cpp(program: Path, model: Path, inputs: tuple[Tensor, ...]) -> Tensor:
+    """What a program of examples/cpp gives, in as many threads as here."""
+    files = [model.with_name("inputs.pt"), model.with_name("output.pt")]
+    torch.save(inputs, files[0])
+    command = [program, model, *files, torch.get_num_threads()]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    result: Tensor = torch.load(files[1])
+    return result
+
+
 def export(case: Case) -> torch.export.ExportedProgram:
     with torch.no_grad():
         return torch.export.export(case.model, case.inputs[0], dynamic_shapes=case.dynamic_shapes)
@@ -167,7 +178,7 @@ def test_a_scripted_model(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["traced", "frozen"])
-def test_a_traced_model(case: Case, freeze: bool, tmp_path: Path) -> None:
+def test_a_traced_model(case: Case, freeze: bool, programs: Path, tmp_path: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", TracerWarning)
         traced = torch.jit.trace(case.model, case.inputs[0], check_trace=False)
@@ -176,6 +187,7 @@ def test_a_traced_model(case: Case, freeze: bool, tmp_path: Path) -> None:
     traced.save(tmp_path / "model.pt")
     for ready in (traced, torch.jit.load(tmp_path / "model.pt")):
         case.check(ready)
+    case.check(lambda *x: run_in_cpp(programs / "run_model", tmp_path / "model.pt", x))
 
 
 def test_a_compiled_model_of_the_same_operators(case: Case) -> None:
@@ -200,13 +212,15 @@ def test_an_exported_program(case: Case, tmp_path: Path) -> None:
     assert packed <= loaded.state_dict.keys()
 
 
-def test_a_package_of_aotinductor(case: Case, tmp_path: Path) -> None:
+def test_a_package_of_aotinductor(case: Case, programs: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         path = torch._inductor.aoti_compile_and_package(
             export(case), package_path=str(tmp_path / "model.pt2")
         )
     package = torch._inductor.aoti_load_package(path)
     case.check(package, exact=False)
+    for inputs in case.inputs:
+        assert_same(run_in_cpp(programs / "run_package", Path(path), inputs), package(*inputs))
     # Inductor writes the numbers of tensors of up to eight elements into the code.
     state = {key for key, value in case.model.state_dict().items() if value.numel() > 8}
     assert case.unused | {*package.get_constant_fqns()} >= state

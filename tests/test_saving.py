@@ -402,6 +402,28 @@ def test_a_file_of_another_model_changes_nothing(name: str, path: Path) -> None:
     assert_same_state(model, before)
 
 
+def test_a_layer_with_hooks_is_not_replaced(path: Path) -> None:
+    torchquant.save_quantized(torchquant.quantize_dynamic(mlp()), path)
+    model = mlp()
+    model[3].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"^3 must have no hooks, which a quantized"):
+        torchquant.load_quantized(model, path)
+    assert type(model[0]) is nn.Linear
+
+
+def test_a_state_dict_whose_keys_name_no_tensors_is_refused(path: Path) -> None:
+    model = torchquant.quantize_dynamic(mlp())
+    torchquant.save_quantized(model, path)
+
+    def rename(module: nn.Module, state: dict[str, Tensor], *_: object) -> None:
+        for key in list(state):
+            state[f"prefix.{key}"] = state.pop(key)
+
+    model.register_state_dict_post_hook(rename)
+    with pytest.raises(ValueError, match=r"but prefix\.0\.packed_weight is neither \(a Tensor\)"):
+        torchquant.save_quantized(model, path)
+
+
 def test_a_buffer_that_would_stay_on_the_meta_device_is_refused(path: Path) -> None:
     torchquant.save_quantized(torchquant.quantize_dynamic(_Buffers()), path)
     loaded = torchquant.load_quantized(_Buffers, path)

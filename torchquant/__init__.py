@@ -17,7 +17,8 @@ from torchquant.functional import (  # noqa: E402
     symmetric_dequantize,
     symmetric_quantize,
 )
-from torchquant.saving import load_quantized, save_quantized  # noqa: E402
+from torchquant.loading import load_quantized  # noqa: E402
+from torchquant.saving import save_quantized  # noqa: E402
 from torchquant.weight_report import WeightReport, weight_report  # noqa: E402
 
 __version__ = _library.installed_version()

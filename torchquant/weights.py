@@ -33,13 +33,18 @@ def check_weight(linear: torch.nn.Linear, name: str) -> None:
 
 def check_replaceable(linear: torch.nn.Linear, name: str) -> None:
     """Raises ValueError, naming the layer, where none with a quantized weight can stand for it."""
+    check_no_hooks(linear, name)
+    check_weight(linear, name)
+
+
+def check_no_hooks(linear: torch.nn.Module, name: str) -> None:
+    """Raises ValueError, naming the layer, where a layer in its place would leave something out."""
     if linear._forward_hooks or linear._forward_pre_hooks:
         raise ValueError(
             f"{name} must have no hooks, which a quantized layer would not run, but has some: "
             "remove them first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove, "
             "handle.remove()), or leave the layer in float by filter_fn"
         )
-    check_weight(linear, name)
 
 
 def check_quantizable(linear: torch.nn.Linear, name: str) -> None:
