@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -134,11 +135,24 @@ def document(capsys: Capture, *arguments: str) -> Any:
     return json.loads(succeeds(capsys, *arguments, "--json"), parse_constant=pytest.fail)
 
 
+def run(
+    *arguments: object, stdout: IO[str] | int = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "torchquant", *map(str, arguments)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
 class TestCommandLine:
     @pytest.mark.parametrize("arguments", [[], *([command] for command in COMMANDS)])
     def test_help(self, arguments: list[str]) -> None:
-        command = [sys.executable, "-m", "torchquant", *arguments, "--help"]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        ran = run(*arguments, "--help")
+        assert ran.returncode == 0
         assert ran.stdout.startswith("usage: " + " ".join(["torchquant", *arguments]))
         assert "exit status: 0 " in ran.stdout
         examples = re.findall(r"^  torchquant (\w+)", ran.stdout, flags=re.MULTILINE)
@@ -164,6 +178,20 @@ class TestCommandLine:
         monkeypatch.setattr(demo, "run", interrupted)
         assert main(["demo"]) == 130
         assert capsys.readouterr() == ("", "")
+
+    def test_a_wrong_choice_of_kernels(self) -> None:
+        ran = run("demo", "--parts", "tutorial", TORCHQUANT_KERNELS="abacus")
+        assert ran.returncode == 1
+        assert ran.stderr.startswith('torchquant demo: TORCHQUANT_KERNELS is "abacus", which is ')
+        assert ran.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    def test_standard_output_on_a_full_disk(self, unbuffered: str, tmp_path: Path) -> None:
+        torchquant.Calibration(["first"]).save(tmp_path / "out")
+        with Path("/dev/full").open("w") as full:
+            ran = run("inspect", tmp_path / "out", stdout=full, PYTHONUNBUFFERED=unbuffered)
+        assert ran.returncode == 1
+        assert ran.stderr == "torchquant inspect: [Errno 28] No space left on device\n"
 
 
 class TestDemo:
@@ -251,8 +279,9 @@ class TestQuantize:
         loaded = torchquant.load_quantized(make("Net"), "out")
         assert isinstance(loaded.first, WeightOnlyLinear)
 
-    def test_keep(self, capsys: Capture) -> None:
-        succeeds(capsys, "quantize", "zoo:instance", "out", "--keep", "0*", "[2-9]")
+    @pytest.mark.parametrize("keep", [["--keep", "0*", "[2-9]"], ["--keep", "0*", "--keep", "2"]])
+    def test_keep(self, keep: list[str], capsys: Capture) -> None:
+        succeeds(capsys, "quantize", "zoo:instance", "out", *keep)
         fresh = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4), nn.Linear(4, 2))
         loaded = torchquant.load_quantized(fresh, "out")
         assert [type(layer) for layer in loaded] == [nn.Linear, DynamicLinear, nn.Linear]
@@ -308,10 +337,31 @@ class TestQuantize:
             f"zoo:{name} cannot be made: {error} ({folder / 'zoo.py'}, line {line})"
         )
 
-    @pytest.mark.parametrize("out", ["nowhere/out", "."])
+    @pytest.mark.parametrize("out", ["nowhere/out", ".", "pipe"])
     def test_looks_at_the_place_before_the_work(self, out: str, capsys: Capture) -> None:
+        os.mkfifo("pipe")
         message = fails(capsys, "quantize", "zoo:fails", out)
         assert message == f"OUT must be a file in a folder that is there, but got {out}"
+
+    @pytest.mark.parametrize(
+        ("out", "options"),
+        [
+            ("zoo.py", []),
+            ("./weights", ["--weights", "weights"]),
+            ("weights", ["--scheme", "static", "--calibration", "link"]),
+        ],
+    )
+    def test_replaces_nothing_that_it_reads(
+        self, out: str, options: list[str], capsys: Capture
+    ) -> None:
+        Path("weights").write_text("as before")
+        Path("link").symlink_to("weights")
+        message = fails(capsys, "quantize", "zoo.py:fails", out, *options)
+        assert message == (
+            "OUT must be none of MODEL, --weights and --calibration, which it would replace, but "
+            f"got {Path(out)}: name another file"
+        )
+        assert Path("weights").read_text() == "as before"
 
     @pytest.mark.parametrize(
         ("patterns", "message"),
@@ -338,6 +388,7 @@ class TestQuantize:
             (lambda path: torch.save(nn.ReLU(), path), "as tensors alone (UnpicklingError)"),
             (lambda path: torch.save([1], path), "must hold a state dict, but holds a list: "),
             (lambda path: torch.save({"epoch": 3}, path), "but holds a dict of epoch: "),
+            (lambda path: torch.save({7: torch.zeros(1)}, path), "but holds a dict of 7: "),
             (
                 lambda path: torch.save(nn.Linear(2, 2).state_dict(), path),
                 "must hold the float state dict of this Net: Error(s) in loading state_dict for "
@@ -522,11 +573,17 @@ def _sizes(count: int, size: int, in_float32: int) -> dict[str, Any]:
 
 class TestBench:
     def test_rows(self, capsys: Capture) -> None:
-        arguments = ["--shape", "2,16,24", "1,5,3", "--seconds", "0.01"]
+        arguments = ["--shape", "2,16,24", "1,5,3", "--seconds", "0.01", "--shape", "3,4,2"]
         found = document(capsys, "bench", *arguments)
         assert found["kernels"] == torchquant.ops.active_kernels()
         assert found["threads"] == torch.get_num_threads()
-        assert [(row["m"], row["k"], row["n"]) for row in found["rows"]] == [(2, 16, 24), (1, 5, 3)]
+        shapes = [(row["m"], row["k"], row["n"]) for row in found["rows"]]
+        assert shapes == [(2, 16, 24), (1, 5, 3), (3, 4, 2)]
+
+    def test_shapes_by_default(self, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+        monkeypatch.setattr(bench, "DEFAULT_SHAPES", (bench.Shape(1, 2, 3),))
+        (row,) = document(capsys, "bench", "--seconds", "0.01")["rows"]
+        assert (row["m"], row["k"], row["n"]) == (1, 2, 3)
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_int8_takes_the_dtype_that_it_is_set_against(

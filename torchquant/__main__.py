@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from torchquant import ops
 from torchquant.commands import EXIT_STATUS, CommandError, bench, demo, inspect, quantize
 
 INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
@@ -28,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        _check_kernels()
+        with _all_written():
+            options.run(options)
     except KeyboardInterrupt:
         return INTERRUPTED
     # The last two are the library's own, for files and models that it cannot take.
@@ -36,6 +41,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"torchquant {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_kernels() -> None:
+    """CommandError where TORCHQUANT_KERNELS is wrong: the first operator to run would say so."""
+    try:
+        ops.active_kernels()
+    except RuntimeError as error:
+        raise CommandError(str(error)) from error
+
+
+@contextmanager
+def _all_written() -> Iterator[None]:
+    """OSError where standard output takes no more: Python itself would speak up as it ends."""
+    try:
+        yield
+    finally:
+        try:
+            print(end="", flush=True)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is left
+            raise
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--shape",
         nargs="+",
+        action="extend",
         type=_shape,
-        default=DEFAULT_SHAPES,
         metavar="M,K,N",
         help=f"rows, inputs and outputs; default: {defaults}",
     )
@@ -130,7 +130,8 @@ def _seconds(text: str) -> float:
 def run(options: argparse.Namespace) -> None:
     """Measures, then prints."""
     rows = []
-    with tqdm(options.shape, desc="timing", unit="shape", leave=False, disable=None) as bar:
+    shapes = options.shape or DEFAULT_SHAPES
+    with tqdm(shapes, desc="timing", unit="shape", leave=False, disable=None) as bar:
         for shape in bar:
             bar.set_postfix_str(str(shape))
             calls = _calls(shape, DTYPES[options.dtype])

@@ -60,6 +60,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands, "quantize", "quantize a model and save it", DESCRIPTION, EXAMPLES
     )
+    parser.usage = "%(prog)s MODEL OUT [options]"  # --keep would take what follows as patterns
     parser.add_argument(
         "model",
         metavar="MODEL",
@@ -89,9 +90,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--keep",
         nargs="+",
+        action="extend",
         default=[],
         metavar="PATTERN",
-        help="names of linear layers that stay in float; * stands for anything",
+        help="names of linear layers that stay in float, what messages call filter_fn; * stands "
+        "for anything",
     )
     parser.set_defaults(run=run, refuse=parser.error)
 
@@ -138,8 +141,20 @@ def _check_options(options: argparse.Namespace) -> None:
                 f"--{option} is for --scheme static, but the scheme is {options.scheme}: leave it "
                 "out, or add --scheme static"
             )
-    if options.out.is_dir() or not options.out.parent.is_dir():
-        raise CommandError(f"OUT must be a file in a folder that is there, but got {options.out}")
+    _check_out(options)
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """OUT is put in the place of what was there, which must be a file, and none that is read."""
+    out: Path = options.out
+    if not out.parent.is_dir() or (out.exists() and not out.is_file()):
+        raise CommandError(f"OUT must be a file in a folder that is there, but got {out}")
+    inputs = (Path(options.model.module), options.weights, options.calibration)
+    if any(path is not None and path.resolve() == out.resolve() for path in inputs):
+        raise CommandError(
+            f"OUT must be none of MODEL, --weights and --calibration, which it would replace, but "
+            f"got {out}: name another file"
+        )
 
 
 def _make(source: Source) -> torch.nn.Module:
@@ -225,7 +240,7 @@ def _load_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
             f"FILE), but cannot be read as tensors alone ({type(error).__name__})"
         ) from error
     if not isinstance(state, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
         keys = f" of {', '.join(map(str, state))}" if isinstance(state, Mapping) else ""
         raise CommandError(
