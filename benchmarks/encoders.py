@@ -20,7 +20,7 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 _INPUTS = ["input_ids", "attention_mask"]
 _MAX_LENGTH = 512  # the model has no more positions
 
-# Freezing turns the weights into constants; without it this took 60 times as long on AVX2. The
+# Freezing turns the weights into constants; without it this took many times as long on AVX2. The
 # others torchao would set for the whole process, and so for all contenders.
 _TORCHAO_INDUCTOR = {
     "freezing": True,

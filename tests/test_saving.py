@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -472,6 +473,21 @@ def test_saving_over_a_file_that_a_model_was_loaded_from(path: Path) -> None:
     loaded = torchquant.load_quantized(mlp, path)
     path.write_bytes(b"")
     assert_same_state(loaded, quantized)
+
+
+def test_a_link_stays_a_link(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    torchquant.save_quantized(torchquant.quantize_dynamic(mlp()), link)
+    assert link.is_symlink()
+    assert path.is_file()
+
+
+def test_a_device_is_not_replaced(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="must be a file, but is a device or a pipe: name a new file"):
+        torchquant.save_quantized(torchquant.quantize_dynamic(mlp()), path)
+    assert path.is_fifo()
 
 
 def test_loading_under_inference_mode_leaves_a_model_that_trains(path: Path) -> None:

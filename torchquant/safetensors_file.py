@@ -108,6 +108,9 @@ def write(
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A file to write to, beside ``path``, which takes its place if all goes well."""
+    path = path.resolve()  # a link stays one
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(f"{path} must be a file, but is a device or a pipe: name a new file")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.touch()

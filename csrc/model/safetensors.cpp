@@ -216,7 +216,9 @@ void write_all(std::ofstream& file, const Safetensors& contents) {
 // A file beside the one to write, gone at the end unless it has taken its place.
 class Beside {
  public:
-  explicit Beside(const std::string& path) : path_(path) {
+  explicit Beside(const std::string& path) : path_(std::filesystem::weakly_canonical(path)) {
+    TORCH_CHECK(!std::filesystem::exists(path_) || std::filesystem::is_regular_file(path_), path,
+                " must be a file, but is a folder, a device or a pipe: name a new file");
     std::string name = path_.filename().string();
     name.insert(0, 1, '.').append(1, '.').append(std::to_string(::getpid()));
     beside_ = path_.parent_path() / name;

@@ -305,6 +305,13 @@ TEST(ModelFile, ThatCannotBeWrittenLeavesTheOldOne) {
   EXPECT_THROW(torchquant::save_quantized(broken, path), c10::Error);
   EXPECT_EQ(read_file(path), bytes);
   EXPECT_THROW(torchquant::save_quantized(example(), path + "/none/model"), c10::Error);
+  EXPECT_THROW(torchquant::save_quantized(example(), "/dev/null"), c10::Error);
+  EXPECT_THROW(torchquant::save_quantized(example(), testing::TempDir()), c10::Error);
+  const std::string link = path_of("link");
+  std::filesystem::create_symlink(path, link);
+  torchquant::save_quantized(example(), link);
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_NE(read_file(path), bytes);
 }
 
 }  // namespace
