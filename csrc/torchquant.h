@@ -230,7 +230,8 @@ struct TORCHQUANT_API QuantizedLinear {
   at::Tensor weight(at::ScalarType dtype = at::kFloat) const;
 };
 
-// Layers that do what a float one does: weight [N, K], bias [N], both of any float dtype.
+// Layers that do what a float one does: weight [N, K], bias [N] or undefined, as it is in a
+// torch::nn::Linear without one, both of any float dtype.
 // Symmetric, one scale for each output. Static with what Histogram::qparams gave for the input,
 // codes 0 to 255.
 TORCHQUANT_API QuantizedLinear quantize_linear(const at::Tensor& weight,
@@ -257,15 +258,17 @@ struct TORCHQUANT_API Histogram {
 };
 
 // A quantized model's state: its layers, and the tensors that belong to none of them, by their
-// names in Python's state dict.
+// names in Python's state dict. Tensors that are the same memory are stored once, and shared again
+// when they are loaded.
 struct QuantizedModel {
   std::map<std::string, QuantizedLinear> layers;
   std::map<std::string, at::Tensor> tensors;
 };
 
 // The files of torchquant.save_quantized: safetensors, their format in docs/deployment.md. Saving
-// replaces an old file whole or not at all. Loading refuses a file whole, saying what is wrong with
-// which key, where it is damaged, foreign or of a newer version.
+// replaces an old file whole or not at all, and refuses what could not be loaded. Loading refuses a
+// file whole, saying what is wrong with which key, where it is damaged, foreign or of a newer
+// version.
 TORCHQUANT_API void save_quantized(const QuantizedModel& model, const std::string& path);
 TORCHQUANT_API QuantizedModel load_quantized(const std::string& path);
 

@@ -134,6 +134,24 @@ def test_python_loads_what_quantize_network_saved(programs: Path) -> None:
     assert_same(loaded(x).detach(), torch.load("y.pt"))
 
 
+def test_python_gives_back_the_tensors_that_cpp_saved(programs: Path) -> None:
+    """Those that are shared too: one layer's output scale is the next one's input scale."""
+    assert run(programs / "quantize_network", "net.safetensors").returncode == 0
+    loaded = torchquant.load_quantized(
+        nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)), "net.safetensors"
+    )
+    assert loaded[0].output_scale is loaded[2].input_scale
+    torchquant.save_quantized(loaded, "again.safetensors")
+    cpp, python = (data_of(name) for name in ("net.safetensors", "again.safetensors"))
+    assert cpp == python
+
+
+def data_of(path: str) -> bytes:
+    """What follows the header, and whose order all writers share."""
+    content = Path(path).read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
 def test_quantized_alike_in_python_and_cpp(programs: Path) -> None:
     """The weight that C++ quantized comes from a float one that Python can take back."""
     assert run(programs / "quantize_network", "net.safetensors").returncode == 0
@@ -200,6 +218,11 @@ MISTAKES = {
         ["--load", "more.safetensors", TENSOR, "y.pt"],
         "must hold nn.Linear and nn.ReLU alone, but has 1.bias too",
     ),
+    "load-no-relu": (
+        "quantize_network",
+        ["--load", "linear.safetensors", TENSOR, "y.pt"],
+        "must hold an nn.ReLU between any two layers, but has none between 0 and 1",
+    ),
     "load-no-tensor": (
         "quantize_network",
         ["--load", "net.safetensors", X, "y.pt"],
@@ -228,6 +251,8 @@ def test_mistakes_get_one_readable_answer(name: str, programs: Path, package: Pa
     torchquant.save_quantized(named, "named.safetensors")
     more = torchquant.quantize_dynamic(nn.Sequential(nn.Linear(16, 3), nn.LayerNorm(3)))
     torchquant.save_quantized(more, "more.safetensors")
+    linear = torchquant.quantize_dynamic(nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 3)))
+    torchquant.save_quantized(linear, "linear.safetensors")
     Path(PACKAGE).symlink_to(package)
     ran = run(programs / program, *arguments)
     assert ran.returncode == 1

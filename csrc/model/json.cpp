@@ -12,6 +12,26 @@ namespace {
 
 constexpr int kMaxDepth = 64;
 
+// How many bytes the first character takes in UTF-8: 0 where there is none, or one in another form
+// than its shortest, or half of a pair of surrogates.
+std::size_t character_length(std::string_view text) {
+  const auto byte = [&](std::size_t index) -> uint32_t {
+    return index < text.size() ? static_cast<unsigned char>(text[index]) : 0;
+  };
+  const uint32_t first = byte(0);
+  if (first < 0x80) return text.empty() ? 0 : 1;
+  if (first < 0xC0 || first >= 0xF8) return 0;
+  const std::size_t length = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+  uint32_t point = first & (0x7F >> length);
+  for (std::size_t index = 1; index < length; ++index) {
+    if ((byte(index) & 0xC0) != 0x80) return 0;
+    point = point << 6 | (byte(index) & 0x3F);
+  }
+  constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
+  const bool is_half = point >= 0xD800 && point <= 0xDFFF;
+  return point >= kLeast[length] && point <= 0x10FFFF && !is_half ? length : 0;
+}
+
 class Parser {
  public:
   explicit Parser(std::string_view text) : text_(text) {}
@@ -128,14 +148,20 @@ class Parser {
     std::string string;
     take("\"");
     while (!take("\"")) {
-      check(at_ < text_.size() && static_cast<unsigned char>(text_[at_]) >= 0x20, "a character");
       if (take("\\")) {
         parse_escape(string);
       } else {
-        string += text_[at_++];
+        parse_character(string);
       }
     }
     return string;
+  }
+
+  void parse_character(std::string& string) {
+    const std::size_t length = character_length(text_.substr(at_));
+    check(length > 0 && static_cast<unsigned char>(text_[at_]) >= 0x20, "a character of UTF-8");
+    string += text_.substr(at_, length);
+    at_ += length;
   }
 
   void parse_escape(std::string& string) {
@@ -197,7 +223,13 @@ class Parser {
 
 void write(std::string& text, const Value& value);
 
+bool is_utf8(std::string_view text) {
+  while (const std::size_t length = character_length(text)) text.remove_prefix(length);
+  return text.empty();
+}
+
 void write(std::string& text, const std::string& string) {
+  TORCH_CHECK_VALUE(is_utf8(string), "JSON must be UTF-8, but '", string, "' is not");
   text += '"';
   for (const char character : string) {
     if (character == '"' || character == '\\') {

@@ -1,5 +1,5 @@
-// JSON as far as headers of files need it: strict, of limited depth, integers kept apart from
-// floats.
+// JSON as far as headers of files need it: strict, in UTF-8, of limited depth, integers kept apart
+// from floats.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ class Value {
 // is an error too.
 Value parse(std::string_view text);
 
-// Without spaces. A double must be finite.
+// Without spaces. A double must be finite, a string UTF-8.
 std::string to_text(const Value& value);
 
 }  // namespace torchquant::json

@@ -5,7 +5,7 @@
 
 #include <array>
 #include <cmath>
-#include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -167,11 +167,8 @@ class Entry {
 
 class Loading {
  public:
-  explicit Loading(const std::string& path) : path_(path) {
-    Safetensors contents = read_safetensors(path);
-    tensors_ = std::move(contents.tensors);
-    header_ = parse_header(contents.metadata);
-  }
+  Loading(const std::string& path, const Safetensors& contents)
+      : path_(path), tensors_(contents.tensors), header_(header_of(contents.metadata)) {}
 
   QuantizedModel run() {
     add_aliases();
@@ -185,10 +182,17 @@ class Loading {
   }
 
  private:
-  json::Object parse_header(const std::map<std::string, std::string>& metadata) const {
+  json::Value parse(const std::string& text) const {
+    try {
+      return json::parse(text);
+    } catch (const c10::Error& error) {
+      TORCH_CHECK_VALUE(false, path_, ": its metadata is ", error.what_without_backtrace());
+    }
+  }
+
+  json::Object header_of(const std::map<std::string, std::string>& metadata) const {
     const auto found = metadata.find(kKey);
-    const json::Value value =
-        found == metadata.end() ? json::Value(nullptr) : json::parse(found->second);
+    const json::Value value = found == metadata.end() ? nullptr : parse(found->second);
     const auto* header = value.get<json::Object>();
     const auto entry = [&](const char* key) -> const json::Value* {
       return header != nullptr && header->count(key) ? &header->at(key) : nullptr;
@@ -198,10 +202,13 @@ class Loading {
                       " must hold a quantized model, but its metadata says otherwise: pass what "
                       "save_quantized wrote");
     const auto* version = entry("version") ? entry("version")->get<int64_t>() : nullptr;
+    const auto text = [&](const char* key) {
+      return entry(key) ? json::to_text(*entry(key)) : std::string("none");
+    };
     TORCH_CHECK_VALUE(version != nullptr && *version == kVersion, path_, " must have version ",
-                      kVersion, ", but has ",
-                      entry("version") ? json::to_text(*entry("version")) : std::string("none"),
-                      ": install a newer torchquant, or quantize the float model again");
+                      kVersion, ", but has ", text("version"), " (written by torchquant ",
+                      text("torchquant"),
+                      "): install a newer torchquant, or quantize the float model again");
     return *header;
   }
 
@@ -282,17 +289,23 @@ class Loading {
   json::Object header_;
 };
 
+// What has no word in the format goes by its name, which the check before writing refuses.
 json::Value snr_value(const std::optional<double>& snr_db) {
-  if (!snr_db || std::isnan(*snr_db)) return nullptr;
-  if (std::isinf(*snr_db)) return "inf";
+  if (!snr_db) return nullptr;
+  if (!std::isfinite(*snr_db)) return c10::str(*snr_db);
   return *snr_db;
 }
 
 json::Value dtype_value(const Dtype& dtype) {
+  if (!dtype) return nullptr;
   for (const auto& [name, known] : kOutputDtypes) {
     if (dtype == known) return name;
   }
-  return nullptr;
+  return c10::toString(*dtype);
+}
+
+bool gives_codes(const QuantizedLinear& layer) {
+  return layer.scheme == "static" && (layer.output_scale || layer.output_zero_point);
 }
 
 json::Object entry_of(const QuantizedLinear& layer) {
@@ -303,46 +316,76 @@ json::Object entry_of(const QuantizedLinear& layer) {
                      {"activation", layer.activation},
                      {"weight_snr_db", snr_value(layer.weight_snr_db)}};
   if (layer.scheme == "static") {
-    entry.emplace("requantize", layer.output_scale.has_value());
+    entry.emplace("requantize", gives_codes(layer));
     entry.emplace("output_dtype", dtype_value(layer.output_dtype));
   }
   return entry;
 }
 
-void add_tensor(Safetensors& contents, const std::string& key, const at::Tensor& tensor) {
-  TORCH_CHECK_VALUE(tensor.defined(), key, " must be a tensor, but is undefined");
-  TORCH_CHECK_VALUE(contents.tensors.emplace(key, tensor.detach()).second, key,
-                    " must be one tensor, but both a layer and tensors have it");
-}
+class Saving {
+ public:
+  Safetensors run(const QuantizedModel& model) {
+    json::Object layers;
+    for (const auto& [name, original] : model.layers) {
+      QuantizedLinear layer = original;
+      layers.emplace(name, entry_of(layer));
+      for (const Slot& slot : slots(layer, {layer.bias.has_value(), gives_codes(layer)})) {
+        add(key_of(name, slot.name), *slot.tensor);
+      }
+    }
+    for (const auto& [key, tensor] : model.tensors) add(key, tensor);
+    const json::Object header{{"format", kFormat},
+                              {"version", kVersion},
+                              {"torchquant", TORCHQUANT_VERSION},
+                              {"layers", std::move(layers)},
+                              {"aliases", std::move(aliases_)}};
+    return {std::move(tensors_), {{kKey, json::to_text(header)}}};
+  }
+
+ private:
+  // Equal for tensors that are the same memory in the same shape.
+  using Identity =
+      std::tuple<const void*, at::ScalarType, std::vector<int64_t>, std::vector<int64_t>>;
+
+  void add(const std::string& key, const at::Tensor& tensor) {
+    TORCH_CHECK_VALUE(tensor.defined() && tensor.layout() == at::kStrided && !tensor.is_meta(), key,
+                      " must be a plain dense tensor with data, but is ",
+                      tensor.defined() ? c10::str(tensor.layout(), " ", tensor.scalar_type(),
+                                                  " on ", tensor.device())
+                                       : std::string("undefined"));
+    TORCH_CHECK_VALUE(!tensors_.count(key) && !aliases_.count(key), key,
+                      " must be one tensor, but both a layer and tensors have it");
+    const std::string first = first_of(key, tensor);
+    if (first == key) {
+      tensors_.emplace(key, tensor.detach().cpu());
+    } else {
+      aliases_.emplace(key, first);
+    }
+  }
+
+  // The first key of what this tensor is.
+  std::string first_of(const std::string& key, const at::Tensor& tensor) {
+    if (tensor.numel() == 0) return key;  // no memory that could be another's
+    const Identity identity{tensor.const_data_ptr(), tensor.scalar_type(), tensor.sizes().vec(),
+                            tensor.strides().vec()};
+    return first_.emplace(identity, key).first->second;
+  }
+
+  std::map<Identity, std::string> first_;
+  std::map<std::string, at::Tensor> tensors_;
+  json::Object aliases_;
+};
 
 }  // namespace
 
 void save_quantized(const QuantizedModel& model, const std::string& path) {
-  Safetensors contents;
-  json::Object layers;
-  for (const auto& [name, original] : model.layers) {
-    QuantizedLinear layer = original;
-    layers.emplace(name, entry_of(layer));
-    const Parts parts{layer.bias.has_value(), layer.output_scale.has_value()};
-    for (const Slot& slot : slots(layer, parts)) {
-      const std::string key = key_of(name, slot.name);
-      add_tensor(contents, key, *slot.tensor);
-      TORCH_CHECK_VALUE(
-          slot.tensor->scalar_type() == slot.dtype && slot.tensor->sizes() == slot.shape, key,
-          " must be ", slot.dtype, " ", c10::IntArrayRef(slot.shape), ", but is ",
-          slot.tensor->scalar_type(), " ", slot.tensor->sizes());
-    }
-  }
-  for (const auto& [key, tensor] : model.tensors) add_tensor(contents, key, tensor);
-  const json::Object header{{"format", kFormat},
-                            {"version", kVersion},
-                            {"torchquant", TORCHQUANT_VERSION},
-                            {"layers", std::move(layers)},
-                            {"aliases", json::Object{}}};
-  contents.metadata.emplace(kKey, json::to_text(header));
+  const Safetensors contents = Saving().run(model);
+  Loading(path, contents).run();  // what could not be loaded is not written
   write_safetensors(path, contents);
 }
 
-QuantizedModel load_quantized(const std::string& path) { return Loading(path).run(); }
+QuantizedModel load_quantized(const std::string& path) {
+  return Loading(path, read_safetensors(path)).run();
+}
 
 }  // namespace torchquant

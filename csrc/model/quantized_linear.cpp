@@ -19,6 +19,9 @@ void check_weight(const at::Tensor& weight) {
                     weight.defined() ? c10::str(weight.scalar_type(), " ", weight.sizes())
                                      : std::string("an undefined tensor"),
                     ": pass the float layer's weight");
+  TORCH_CHECK_VALUE(!weight.is_meta(),
+                    "weight must have data, but is on the meta device: load the model's weights "
+                    "first");
   TORCH_CHECK_VALUE(weight.size(1) <= kMaxInFeatures, "weight must have at most ", kMaxInFeatures,
                     " inputs, or the int32 sums may overflow, but has ", weight.size(1),
                     ": leave the layer in float");
@@ -27,11 +30,14 @@ void check_weight(const at::Tensor& weight) {
                     " holds NaN or Inf (as float32): quantize a model whose weights are sound");
 }
 
+bool is_given(const std::optional<at::Tensor>& tensor) { return tensor && tensor->defined(); }
+
 void check_bias(const std::optional<at::Tensor>& bias, int64_t out_features) {
   TORCH_CHECK_VALUE(
-      !bias || (bias->is_floating_point() && bias->dim() == 1 && bias->size(0) == out_features),
+      !is_given(bias) ||
+          (bias->is_floating_point() && bias->dim() == 1 && bias->size(0) == out_features),
       "bias must be a float tensor [", out_features, "], but got ",
-      bias ? c10::str(bias->scalar_type(), " ", bias->sizes()) : std::string(),
+      is_given(bias) ? c10::str(bias->scalar_type(), " ", bias->sizes()) : std::string(),
       ": pass the float layer's bias, or std::nullopt");
 }
 
@@ -69,7 +75,7 @@ QuantizedLinear quantize_linear(const at::Tensor& weight, const std::optional<at
   layer.packed_weight = pack_weight(codes);
   layer.weight_scale = scale;
   layer.weight_sum = codes.sum(1, /*keepdim=*/false, at::kInt);
-  if (bias) layer.bias = bias->detach().to(at::kFloat).clone();
+  if (is_given(bias)) layer.bias = bias->detach().to(at::kFloat).clone();
   if (whole.numel() == 0) {
     layer.weight_snr_db = INFINITY;  // nothing was lost
   } else {

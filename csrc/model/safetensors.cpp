@@ -22,18 +22,23 @@ namespace {
 
 constexpr uint64_t kMaxHeader = 100'000'000;  // as the reference implementation has it
 constexpr uint64_t kAlignment = 8;
+constexpr const char* kMetadata = "__metadata__";
 
-constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> kDtypes{{
-    {"BOOL", at::kBool},
-    {"U8", at::kByte},
-    {"I8", at::kChar},
-    {"I16", at::kShort},
-    {"I32", at::kInt},
+using Dtype = std::pair<std::string_view, at::ScalarType>;
+
+// In the order of tensors in a file, the reference implementation's: the widest first, so that each
+// lies at a multiple of its element's size.
+constexpr std::array<Dtype, 10> kDtypes{{
     {"I64", at::kLong},
-    {"F16", at::kHalf},
-    {"BF16", at::kBFloat16},
-    {"F32", at::kFloat},
     {"F64", at::kDouble},
+    {"F32", at::kFloat},
+    {"I32", at::kInt},
+    {"BF16", at::kBFloat16},
+    {"F16", at::kHalf},
+    {"I16", at::kShort},
+    {"I8", at::kChar},
+    {"U8", at::kByte},
+    {"BOOL", at::kBool},
 }};
 
 struct Entry {
@@ -45,8 +50,10 @@ struct Entry {
 
 class Reader {
  public:
-  explicit Reader(const std::string& path) : path_(path), file_(path, std::ios::binary) {
-    TORCH_CHECK_VALUE(file_ && !std::filesystem::is_directory(path), "cannot open ", path,
+  explicit Reader(const std::string& path) : path_(path) {
+    std::error_code error;
+    if (std::filesystem::is_regular_file(path, error)) file_.open(path, std::ios::binary);
+    TORCH_CHECK_VALUE(file_.is_open(), "cannot open ", path,
                       ": does it exist, and may you read it?");
     size_ = std::filesystem::file_size(path);
   }
@@ -58,7 +65,7 @@ class Reader {
     Safetensors contents;
     std::vector<Entry> tensors;
     for (const auto& [name, value] : *entries) {
-      if (name == "__metadata__") {
+      if (name == kMetadata) {
         contents.metadata = read_metadata(value);
       } else {
         tensors.push_back(read_entry(name, value));
@@ -176,38 +183,60 @@ class Reader {
   uint64_t size_ = 0, data_ = 0;
 };
 
-std::string_view dtype_name(const std::string& name, const at::Tensor& tensor) {
-  for (const auto& [dtype_name, dtype] : kDtypes) {
-    if (tensor.scalar_type() == dtype) return dtype_name;
+struct Stored {
+  std::string name;
+  at::Tensor tensor;
+  const Dtype* dtype;
+};
+
+const Dtype* dtype_of(const std::string& name, const at::Tensor& tensor) {
+  for (const Dtype& dtype : kDtypes) {
+    if (tensor.scalar_type() == dtype.second) return &dtype;
   }
   TORCH_CHECK_VALUE(false, name, " must be of a dtype of safetensors, but is ",
                     tensor.scalar_type());
 }
 
-std::string header_of(const Safetensors& contents) {
-  json::Object header, metadata;
-  for (const auto& [key, text] : contents.metadata) metadata.emplace(key, text);
-  header.emplace("__metadata__", std::move(metadata));
+// By dtype, then by name.
+std::vector<Stored> in_order(const std::map<std::string, at::Tensor>& tensors) {
+  std::vector<Stored> stored;
+  for (const auto& [name, tensor] : tensors) {
+    stored.push_back({name, tensor, dtype_of(name, tensor)});
+  }
+  std::stable_sort(stored.begin(), stored.end(),
+                   [](const Stored& one, const Stored& other) { return one.dtype < other.dtype; });
+  return stored;
+}
+
+std::string header_of(const std::vector<Stored>& tensors,
+                      const std::map<std::string, std::string>& metadata) {
+  json::Object header{{kMetadata, json::Object(metadata.begin(), metadata.end())}};
   int64_t begin = 0;
-  for (const auto& [name, tensor] : contents.tensors) {
+  for (const auto& [name, tensor, dtype] : tensors) {
     const int64_t end = begin + static_cast<int64_t>(tensor.nbytes());
     const json::Array shape(tensor.sizes().begin(), tensor.sizes().end());
-    header.emplace(name, json::Object{{"dtype", std::string(dtype_name(name, tensor))},
-                                      {"shape", shape},
-                                      {"data_offsets", json::Array{begin, end}}});
+    const json::Object entry{{"dtype", std::string(dtype->first)},
+                             {"shape", shape},
+                             {"data_offsets", json::Array{begin, end}}};
+    TORCH_CHECK_VALUE(header.emplace(name, entry).second, name,
+                      " must be another name, as safetensors keeps it for what is no tensor");
     begin = end;
   }
   std::string text = json::to_text(header);
   text.append((kAlignment - text.size() % kAlignment) % kAlignment, ' ');
+  TORCH_CHECK_VALUE(text.size() <= kMaxHeader, "the header must have at most ", kMaxHeader,
+                    " bytes, or no reader takes it, but has ", text.size());
   return text;
 }
 
 void write_all(std::ofstream& file, const Safetensors& contents) {
-  const std::string header = header_of(contents);
+  const std::vector<Stored> tensors = in_order(contents.tensors);
+  const std::string header = header_of(tensors, contents.metadata);
   for (int byte = 0; byte < 8; ++byte) file.put(static_cast<char>(header.size() >> (8 * byte)));
   file << header;
-  for (const auto& [name, tensor] : contents.tensors) {
-    const at::Tensor whole = tensor.cpu().contiguous();
+  for (const Stored& stored : tensors) {
+    // The bytes of a view that negates are those of its values only once it is resolved.
+    const at::Tensor whole = stored.tensor.resolve_neg().cpu().contiguous();
     file.write(static_cast<const char*>(whole.const_data_ptr()),
                static_cast<std::streamsize>(whole.nbytes()));
   }

@@ -105,6 +105,17 @@ void save(const Layers& layers, const std::string& path) {
   torchquant::save_quantized(model, path);
 }
 
+// Of two layers without a module between them, none is an nn.ReLU.
+void check_apart(const Layers& layers, const std::string& path) {
+  for (const auto& [place, layer] : layers) {
+    if (layers.count(place + 1)) {
+      throw std::runtime_error(
+          path + " must hold an nn.ReLU between any two layers, but has none " + "between " +
+          std::to_string(place) + " and " + std::to_string(place + 1));
+    }
+  }
+}
+
 Layers load(const std::string& path) {
   const torchquant::QuantizedModel model = torchquant::load_quantized(path);
   if (!model.tensors.empty()) {
@@ -120,6 +131,7 @@ Layers load(const std::string& path) {
     layers[std::stoi(name)] = layer;
   }
   if (layers.empty()) throw std::runtime_error(path + " must hold layers, but has none");
+  check_apart(layers, path);
   return layers;
 }
 

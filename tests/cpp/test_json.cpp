@@ -85,6 +85,22 @@ TEST(Json, RefusesWhatIsNoJson) {
   EXPECT_THROW(parse(std::string_view("\"\0\"", 3)), c10::ValueError);
 }
 
+TEST(Json, TakesUtf8AloneToReadAndToWrite) {
+  for (const std::string text : {"\x01", "\x7f", "\u0080", "\u07ff", "\u0800", "\ud7ff", "\ue000",
+                                 "\uffff", "\U00010000", "\U0010ffff", "a\u00e9\u20ac\U0001f600"}) {
+    const std::string written = to_text(Value(text));
+    EXPECT_EQ(*parse(written).get<std::string>(), text);
+  }
+  for (const std::string text :
+       {"\x80", "\xbf\xbf", "\xc3", "\xc3(", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xe2\x82",
+        "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
+        "\xf8\x88\x80\x80\x80", "\xff", "a\xe9"}) {
+    EXPECT_THROW(parse('"' + text + '"'), c10::ValueError);
+    EXPECT_THROW(to_text(Value(text)), c10::ValueError);
+    EXPECT_THROW(to_text(Object{{text, 1L}}), c10::ValueError);
+  }
+}
+
 TEST(Json, RefusesDepthBeforeItEndsTheStack) {
   EXPECT_NO_THROW(parse(std::string(60, '[') + std::string(60, ']')));
   EXPECT_THROW(parse(std::string(1'000'000, '[')), c10::ValueError);

@@ -87,6 +87,13 @@ TEST(QuantizedLinear, TakesHalfPrecisionWeightsAndSizesOfNothing) {
   EXPECT_EQ(quantize_linear(at::empty({3, 0})).weight_snr_db, INFINITY);
 }
 
+TEST(QuantizedLinear, TakesTheUndefinedBiasOfALayerWithoutOne) {
+  const at::Tensor weight = at::randn({3, 4}), x = at::randn({2, 4});
+  const QuantizedLinear layer = quantize_linear(weight, at::Tensor());
+  EXPECT_FALSE(layer.bias);
+  EXPECT_TRUE(layer(x).equal(quantize_linear(weight)(x)));
+}
+
 TEST(QuantizedLinear, RefusesWithTheRepair) {
   const at::Tensor weight = at::randn({3, 4});
   const at::Tensor one = at::ones({}), zero = at::zeros({}, at::kInt);
@@ -96,6 +103,8 @@ TEST(QuantizedLinear, RefusesWithTheRepair) {
   EXPECT_EQ(refusal([] { quantize_linear(at::Tensor()); }),
             "weight must be a float matrix [out_features, in_features], but got an undefined "
             "tensor: pass the float layer's weight");
+  EXPECT_EQ(refusal([] { quantize_linear(at::empty({3, 4}, at::kMeta)); }),
+            "weight must have data, but is on the meta device: load the model's weights first");
   EXPECT_EQ(refusal([] { quantize_linear(at::full({1, 2}, NAN)); }),
             "weight must be finite, but [1, 2] holds NaN or Inf (as float32): quantize a model "
             "whose weights are sound");
