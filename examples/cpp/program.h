@@ -29,6 +29,15 @@ inline std::ifstream open_file(const std::string& path) {
   return file;
 }
 
+// What went wrong, without the stacks that torch adds, of C++ below and of TorchScript above it.
+inline std::string reason(const std::exception& error) {
+  std::string text = error.what();
+  text.erase(std::min(text.find("\nException raised from "), text.size()));
+  text.erase(text.find_last_not_of('\n') + 1);
+  const std::size_t stack = text.find("Traceback of TorchScript");
+  return stack == text.npos ? text : text.substr(text.rfind('\n') + 1);
+}
+
 // What torch.save wrote.
 inline c10::IValue load_value(const std::string& path) {
   std::ifstream file = open_file(path);
@@ -36,9 +45,9 @@ inline c10::IValue load_value(const std::string& path) {
                                 std::istreambuf_iterator<char>()};
   try {
     return torch::pickle_load(bytes);
-  } catch (const c10::Error& error) {
-    throw std::runtime_error("cannot load " + path + ", which torch.save should have written: " +
-                             error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    throw std::runtime_error("cannot load " + path +
+                             ", which torch.save should have written: " + reason(error));
   }
 }
 
@@ -109,12 +118,10 @@ inline int run_main(const char* name, const std::function<void()>& body) {
   try {
     body();
     return 0;
-  } catch (const c10::Error& error) {
-    std::cerr << name << ": " << explained(error.what_without_backtrace()) << '\n';
   } catch (const std::exception& error) {
-    std::cerr << name << ": " << explained(error.what()) << '\n';
+    std::cerr << name << ": " << explained(reason(error)) << '\n';
+    return 1;
   }
-  return 1;
 }
 
 }  // namespace program

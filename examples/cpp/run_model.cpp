@@ -15,10 +15,10 @@ torch::jit::Module load_model(const std::string& path) {
   std::ifstream file = program::open_file(path);
   try {
     return torch::jit::load(file);
-  } catch (const c10::Error& error) {
+  } catch (const std::exception& error) {
     throw std::runtime_error(
         "cannot load " + path +
-        ", which torch.jit.save should have written: " + error.what_without_backtrace());
+        ", which torch.jit.save should have written: " + program::reason(error));
   }
 }
 

@@ -1,5 +1,10 @@
 // Runs an AOTInductor package that calls torchquant operators. There is no Python here.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <string_view>
+#include <tuple>
 
 #include "program.h"
 
@@ -11,20 +16,31 @@ constexpr const char* kUsage =
     "  INPUTS.pt    its arguments: torch.save((input_ids, attention_mask), path)\n"
     "  OUTPUT.pt    where to write the resulting tensor; torch.load(path) reads it\n";
 
+constexpr char kForeignProcessor[] =
+    "run_package: the package has instructions that this processor lacks: compile it on this "
+    "machine, or on the oldest that is to run it\n";
+constexpr char kForeignInputs[] =
+    "run_package: the package crashed, as it may on inputs of another dtype, shape or layout than "
+    "it was compiled for: with AOTI_RUNTIME_CHECK_INPUTS=1 in the environment it says which\n";
+
+// A package is machine code for one kind of processor, and does not check its inputs.
+void explain_crash(int signal) {
+  const std::string_view message = signal == SIGILL ? kForeignProcessor : kForeignInputs;
+  std::ignore = write(STDERR_FILENO, message.data(), message.size());
+  _exit(1);
+}
+
 using Loader = torch::inductor::AOTIModelPackageLoader;
 
 Loader load_package(const std::string& path) {
   program::open_file(path);  // says more of a file that is not there
-  const std::string message =
-      "cannot load " + path +
-      ", which torch._inductor.aoti_compile_and_package should have written with this torch and on "
-      "such a machine: ";
   try {
     return Loader(path);
-  } catch (const c10::Error& error) {
-    throw std::runtime_error(message + error.what_without_backtrace());
   } catch (const std::exception& error) {
-    throw std::runtime_error(message + error.what());
+    throw std::runtime_error("cannot load " + path +
+                             ", which torch._inductor.aoti_compile_and_package should have "
+                             "written with this torch and on such a machine: " +
+                             program::reason(error));
   }
 }
 
@@ -46,6 +62,7 @@ int main(int argc, char** argv) {
     std::cerr << kUsage;
     return 2;
   }
+  for (const int signal : {SIGILL, SIGSEGV, SIGBUS, SIGABRT}) std::signal(signal, explain_crash);
   return program::run_main("run_package", [&] {
     if (argc == 5) at::set_num_threads(program::thread_count(argv[4]));
     c10::InferenceMode guard;
