@@ -119,9 +119,13 @@ DAMAGES: dict[str, tuple[Callable[[About, State], object], str]] = {
         set_entry("0", "out_features", True),
         "FILE: layer '0': out_features must be a number of features, but is True",
     ),
+    "features-too-many": (
+        set_entry("0", "in_features", 2**31),
+        "FILE: layer '0': in_features must be a number of features, but is 2147483648",
+    ),
     "features-huge": (
-        set_entry("0", "in_features", 2**62),
-        f"FILE: 0.packed_weight must be torch.int8 [1, {2**60}, 16, 4], but is torch.int8 [1, 2, "
+        set_entry("0", "in_features", 2**30),
+        f"FILE: 0.packed_weight must be torch.int8 [1, {2**28}, 16, 4], but is torch.int8 [1, 2, "
         "16, 4]",
     ),
     "bias-number": (

@@ -593,8 +593,8 @@ def test_an_input_scale_that_is_none_is_refused(scale: Tensor, shown: str) -> No
 )
 def test_an_input_zero_point_that_is_none_is_refused(zero_point: Tensor, shown: str) -> None:
     assert static_refusal(input_zero_point=zero_point) == (
-        f"input_zero_point must be one int32, but got {shown}: pass what Calibration.qparams "
-        "returned"
+        f"input_zero_point must be one int32 from 0 to 255, but got {shown}: pass what "
+        "Calibration.qparams returned"
     )
 
 

@@ -25,7 +25,10 @@ from torch import Tensor, nn
 import torchquant
 from torchquant.nn import DynamicLinear, StaticLinear, WeightOnlyLinear
 
-pytestmark = pytest.mark.any_kernels
+pytestmark = [
+    pytest.mark.any_kernels,
+    pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:DeprecationWarning"),
+]
 
 
 def mlp() -> nn.Sequential:
@@ -410,6 +413,16 @@ def test_a_layer_with_hooks_is_not_replaced(path: Path) -> None:
     with pytest.raises(ValueError, match=r"^3 must have no hooks, which a quantized"):
         torchquant.load_quantized(model, path)
     assert type(model[0]) is nn.Linear
+    for change in (
+        lambda layer: layer.register_full_backward_hook(lambda *_: None),
+        lambda layer: setattr(layer, "forward", lambda x: x),
+    ):
+        model = mlp()
+        change(model[3])
+        with pytest.raises(ValueError, match=r"^3 must have no hooks"):
+            torchquant.load_quantized(model, path)
+        with pytest.raises(ValueError, match=r"^3 must have no hooks"):
+            torchquant.quantize_dynamic(model)
 
 
 def test_a_state_dict_whose_keys_name_no_tensors_is_refused(path: Path) -> None:
@@ -473,6 +486,38 @@ def test_saving_over_a_file_that_a_model_was_loaded_from(path: Path) -> None:
     loaded = torchquant.load_quantized(mlp, path)
     path.write_bytes(b"")
     assert_same_state(loaded, quantized)
+
+
+def test_a_loaded_lstm_is_scripted_with_what_was_loaded(path: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(8, 8)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0])
+
+    model, x = torchquant.quantize_dynamic(Recurrent().eval()), floats(5, 3, 8)
+    torchquant.save_quantized(model, path)
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            fresh = Recurrent().eval()
+        loaded = torchquant.load_quantized(fresh, path)
+        assert_same(torch.jit.script(loaded)(x).detach(), model(x).detach())
+
+
+def test_two_modules_of_a_file_are_not_made_one(path: Path) -> None:
+    def build(shared: bool) -> nn.Module:
+        norm = nn.LayerNorm(4)
+        return nn.Sequential(nn.Linear(4, 4), norm, norm if shared else nn.LayerNorm(4))
+
+    torchquant.save_quantized(torchquant.quantize_dynamic(build(False)), path)
+    with pytest.raises(ValueError, match=r"'1\.weight' and '2\.weight' are two tensors"):
+        torchquant.load_quantized(build(True), path)
+    torchquant.save_quantized(torchquant.quantize_dynamic(build(True)), path)
+    loaded = torchquant.load_quantized(build(True), path)
+    assert loaded[1] is loaded[2]
 
 
 def test_a_link_stays_a_link(path: Path) -> None:

@@ -152,7 +152,7 @@ class _Entry:
 
     def count(self, key: str) -> int:
         value = self._get(key)
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value < 2**31:
             raise self._refuse(key, "a number of features")
         return value
 

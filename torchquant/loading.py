@@ -30,8 +30,9 @@ def load_quantized(
 
     Args:
         model_or_factory: A model of the architecture that was quantized, whatever its weights, or a
-            function that returns one. The model is changed; a lone nn.Linear is replaced itself.
-            Its layers may be quantized already.
+            function that returns one, in the dtype and mode that it is to be used in: buffers
+            that are not persistent stay its own. The model is changed; a lone nn.Linear is replaced
+            itself. Its layers may be quantized already.
         path: What :func:`torchquant.save_quantized` wrote.
 
     Returns:
@@ -126,7 +127,24 @@ def _check_fits(
                 f"{file.path} is of another model: {key} must be {dtype} {shape}, but the model's "
                 f"is {value.dtype} {list(value.shape)}"
             )
+    _check_one_tensor_a_slot(model, rest, file)
     _check_nothing_stays_without_data(model, replaced, rest)
+
+
+def _check_one_tensor_a_slot(
+    model: torch.nn.Module, rest: Mapping[str, Tensor], file: ModelFile
+) -> None:
+    """A module that the model has under several names can take one tensor only."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    first: dict[tuple[torch.nn.Module, str], str] = {}
+    for key in rest:
+        owner, _, name = key.rpartition(".")
+        other = first.setdefault((modules[owner], name), key)
+        if file.stored_key(other) != file.stored_key(key):
+            raise ValueError(
+                f"{file.path} is of another model: {other!r} and {key!r} are two tensors of the "
+                "file, but one in the model"
+            )
 
 
 def _some(keys: set[str]) -> str:
@@ -170,13 +188,10 @@ class _Loading:
     def _put(self, owner: torch.nn.Module, name: str, key: str) -> None:
         old = getattr(owner, name)
         tensor = self._tensor(key, _device_of(old))
-        if name not in owner._parameters:
-            owner._buffers[name] = tensor
-        else:
-            if not isinstance(tensor, torch.nn.Parameter):
-                tensor = torch.nn.Parameter(tensor, requires_grad=old.requires_grad)
-            owner._parameters[name] = tensor
+        if name in owner._parameters and not isinstance(tensor, torch.nn.Parameter):
+            tensor = torch.nn.Parameter(tensor, requires_grad=old.requires_grad)
             self._keep(key, tensor)
+        setattr(owner, name, tensor)  # which nn.LSTM, for one, watches
 
     def _tensor(self, key: str, device: torch.device) -> Tensor:
         kept = self.shared.get(self.file.stored_key(key))

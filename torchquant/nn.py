@@ -348,9 +348,10 @@ def _one_pair(scale: Tensor, zero_point: Tensor, device: torch.device) -> tuple[
             "input_scale must be one positive finite float32, but got "
             f"{scale.dtype} {scale.tolist()}: pass what Calibration.qparams returned"
         )
-    if zero_point.dtype != torch.int32 or zero_point.numel() != 1:
+    is_one = zero_point.dtype == torch.int32 and zero_point.numel() == 1
+    if not is_one or not 0 <= zero_point.item() <= 255:
         raise ValueError(
-            "input_zero_point must be one int32, but got "
+            "input_zero_point must be one int32 from 0 to 255, but got "
             f"{zero_point.dtype} {zero_point.tolist()}: pass what Calibration.qparams returned"
         )
     return (

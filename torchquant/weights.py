@@ -39,7 +39,8 @@ def check_replaceable(linear: torch.nn.Linear, name: str) -> None:
 
 def check_no_hooks(linear: torch.nn.Module, name: str) -> None:
     """Raises ValueError, naming the layer, where a layer in its place would leave something out."""
-    if linear._forward_hooks or linear._forward_pre_hooks:
+    hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks
+    if hooks or linear._backward_pre_hooks or "forward" in vars(linear):
         raise ValueError(
             f"{name} must have no hooks, which a quantized layer would not run, but has some: "
             "remove them first (torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove, "
