@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import torchquant
+from torchquant.demo.cpp import compile_package
 from torchquant.demo.minilm import Batch, SentenceEncoder, torch_ao_dynamic
 
 Encode = Callable[[Tensor, Tensor], Tensor]
 _INPUTS = ["input_ids", "attention_mask"]
-_MAX_LENGTH = 512  # the model has no more positions
 
 # Freezing turns the weights into constants; without it this took many times as long on AVX2. The
 # others torchao would set for the whole process, and so for all contenders.
@@ -121,17 +121,10 @@ def _ours_static(material: Material) -> Encode:
 
 def _ours_aot_inductor(material: Material) -> Encode:
     """Compile ahead of time to a package that a program without Python loads, too."""
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=_MAX_LENGTH)}
-    program = torch.export.export(
-        torchquant.quantize_dynamic(material.model),
-        material.example,
-        dynamic_shapes=dict.fromkeys(_INPUTS, sizes),
-    )
+    quantized = torchquant.quantize_dynamic(material.model)
     with tempfile.TemporaryDirectory() as folder:
-        path = torch._inductor.aoti_compile_and_package(
-            program, package_path=str(Path(folder) / "encoder.pt2")
-        )
-        return cast(Encode, torch._inductor.aoti_load_package(path))
+        path = compile_package(quantized, material.example, Path(folder) / "encoder.pt2")
+        return cast(Encode, torch._inductor.aoti_load_package(str(path)))
 
 
 FLOAT32 = "float32, eager"

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -56,14 +55,6 @@ def reloaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     return torch.jit.load(file)
 
 
-def assert_same_outputs(result: Any, expected: Any) -> None:
-    if isinstance(expected, Tensor):
-        assert_same(result.detach(), expected.detach())
-        return
-    for one, other in zip(result, expected, strict=True):
-        assert_same_outputs(one, other)
-
-
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 @pytest.mark.parametrize("activation", ["none", "relu"])
@@ -93,7 +84,7 @@ def test_a_model_equals_eager_before_and_after_saving(
         module = road(quantized, x)
         for ready in (module, reloaded(module)):
             assert int8_calls(ready, x) == calls
-            assert_same_outputs(ready(x), expected)
+            assert_same(ready(x), expected)
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
@@ -121,7 +112,7 @@ def test_a_traced_model_takes_other_batch_sizes() -> None:
     module = traced(quantized, x)
     for batch in (1, 3, 0):
         y = floats(batch, 5, 12)
-        assert_same_outputs(module(y), quantized(y))
+        assert_same(module(y), quantized(y))
 
 
 def test_freezing_makes_constants_of_the_state() -> None:

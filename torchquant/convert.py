@@ -59,11 +59,14 @@ def quantize_dynamic(
     check_selection(model, modules, filter_fn)
     _check_dtype(dtype)
     names = select(model, modules, filter_fn)
-    for name in names:
-        check_quantizable(linear(model, name), name or "model")
-    model = model if inplace else copy.deepcopy(model)
-    layers = _quantized_layers(model, names, lambda layer, name: DynamicLinear.from_float(layer))
-    return replace(model, names, lambda name: layers[linear(model, name)])
+    model, layers = _quantize_layers(
+        model,
+        names,
+        inplace,
+        check_quantizable,
+        lambda layer, name: DynamicLinear.from_float(layer),
+    )
+    return _put_in_place(model, names, layers)
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
@@ -109,15 +112,14 @@ def quantize_weights(
     check_selection(model, modules, filter_fn)
     check_weight_method(weight_method)
     names = select(model, modules, filter_fn)
-    for name in names:
-        check_replaceable(linear(model, name), name or "model")
-    model = model if inplace else copy.deepcopy(model)
-    layers = _quantized_layers(
+    model, layers = _quantize_layers(
         model,
         names,
+        inplace,
+        check_replaceable,
         lambda layer, name: WeightOnlyLinear.from_float(layer, weight_method=weight_method),
     )
-    return replace(model, names, lambda name: layers[linear(model, name)])
+    return _put_in_place(model, names, layers)
 
 
 def quantize_static(
@@ -174,12 +176,11 @@ def quantize_static(
             f"{', '.join(calibration.names)}"
         )
     qparams = {name: calibration.qparams(name, method=method) for name in names}
-    for name in names:
-        check_quantizable(linear(model, name), name or "model")
-    model = model if inplace else copy.deepcopy(model)
-    layers = _quantized_layers(
+    model, layers = _quantize_layers(
         model,
         names,
+        inplace,
+        check_quantizable,
         lambda layer, name: StaticLinear.from_float(
             layer, *qparams[name], weight_method=weight_method
         ),
@@ -187,7 +188,7 @@ def quantize_static(
     links = _calibrated_links(model, names, calibration, layers) if chain else []
     for link in links:
         _connect(link, layers)
-    return replace(model, names, lambda name: layers[linear(model, name)])
+    return _put_in_place(model, names, layers)
 
 
 def _check_calibration(
@@ -215,12 +216,20 @@ def _check_calibration(
         )
 
 
-def _quantized_layers(
+def _quantize_layers(
     model: torch.nn.Module,
     names: list[str],
+    inplace: bool,
+    check: Callable[[torch.nn.Linear, str], None],
     quantize: Callable[[torch.nn.Linear, str], Layer],
-) -> dict[torch.nn.Module, Layer]:
-    """The quantized layer of each float one; layers with one weight get one packed weight."""
+) -> tuple[torch.nn.Module, dict[torch.nn.Module, Layer]]:
+    """The model or its copy, and the quantized layer of each float one in it, once all are checked.
+
+    Layers with one weight get one packed weight.
+    """
+    for name in names:
+        check(linear(model, name), name or "model")
+    model = model if inplace else copy.deepcopy(model)
     layers: dict[torch.nn.Module, Layer] = {}
     first_with: dict[torch.Tensor, Layer] = {}
     for name in names:
@@ -228,7 +237,13 @@ def _quantized_layers(
         layer = quantize(float_layer, name)
         layer.share_weight(first_with.setdefault(float_layer.weight, layer))
         layers[float_layer] = layer
-    return layers
+    return model, layers
+
+
+def _put_in_place(
+    model: torch.nn.Module, names: list[str], layers: Mapping[torch.nn.Module, QuantizedLinear]
+) -> torch.nn.Module:
+    return replace(model, names, lambda name: layers[linear(model, name)])
 
 
 def _calibrated_links(

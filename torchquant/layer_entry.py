@@ -18,6 +18,7 @@ from torchquant.nn import (
     StaticLinear,
     WeightOnlyLinear,
 )
+from torchquant.tables import for_json
 
 SCHEMES: Mapping[str, type[QuantizedLinear]] = {
     "dynamic": DynamicLinear,
@@ -61,10 +62,8 @@ class LayerEntry:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: JSON has no infinity, which is the SNR of a weight that lost nothing."""
-        entry = dict(vars(self))
-        if self.weight_snr_db == math.inf:
-            entry["weight_snr_db"] = "inf"
+        """Plain values."""
+        entry = for_json(vars(self))
         if self.scheme != "static":
             del entry["requantize"], entry["output_dtype"]
         elif self.output_dtype is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchquant import model_file
-from torchquant.model_file import ModelFile, key_of
+from torchquant.model_file import ModelFile, key_of, split_key
 from torchquant.nn import QuantizedLinear
 from torchquant.replacement import replace
 from torchquant.saving import plain_state
@@ -106,7 +106,7 @@ def _check_fits(
 ) -> None:
     """Raises ValueError where the file has not just what the model would have once quantized."""
     state = plain_state(model)
-    rest = {key: value for key, value in state.items() if key.rpartition(".")[0] not in replaced}
+    rest = {key: value for key, value in state.items() if split_key(key)[0] not in replaced}
     of_layers = {
         key_of(alias, tensor)
         for name, aliases in names.items()
@@ -138,7 +138,7 @@ def _check_one_tensor_a_slot(
     modules = dict(model.named_modules(remove_duplicate=False))
     first: dict[tuple[torch.nn.Module, str], str] = {}
     for key in rest:
-        owner, _, name = key.rpartition(".")
+        owner, name = split_key(key)
         other = first.setdefault((modules[owner], name), key)
         if file.stored_key(other) != file.stored_key(key):
             raise ValueError(
@@ -156,7 +156,7 @@ def _check_nothing_stays_without_data(
     model: torch.nn.Module, replaced: set[str], rest: Mapping[str, Tensor]
 ) -> None:
     for key, buffer in model.named_buffers(remove_duplicate=False):
-        if buffer.is_meta and key not in rest and key.rpartition(".")[0] not in replaced:
+        if buffer.is_meta and key not in rest and split_key(key)[0] not in replaced:
             raise ValueError(
                 f"model has the buffer {key} on the meta device, and no file holds it, as it is "
                 "not persistent: build the model on the CPU"
@@ -173,7 +173,7 @@ class _Loading:
     def run(self) -> torch.nn.Module:
         model = replace(self.model, list(self.file.layers), self._layer)
         for key in self.file.forms:
-            owner, _, name = key.rpartition(".")
+            owner, name = split_key(key)
             if owner not in self.replaced:
                 self._put(model.get_submodule(owner), name, key)
         return model

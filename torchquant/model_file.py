@@ -42,6 +42,12 @@ def key_of(layer: str, tensor: str) -> str:
     return f"{layer}.{tensor}" if layer else tensor
 
 
+def split_key(key: str) -> tuple[str, str]:
+    """The inverse of :func:`key_of`: the name of the module, and that of the tensor in it."""
+    module, _, tensor = key.rpartition(".")
+    return module, tensor
+
+
 def write(
     path: str | PathLike[str],
     layers: Mapping[str, LayerEntry],
@@ -131,11 +137,16 @@ class ModelFile:
 
     def check_layers(self) -> None:
         """Raises ValueError where the tensors of a layer are not such as its operator takes."""
+        owned: dict[str, set[str]] = {name: set() for name in self.layers}
+        for key in self.forms:
+            owner, _ = split_key(key)
+            if owner in owned:
+                owned[owner].add(key)
         for name in self.layers:
-            self._check_forms(name)
+            self._check_forms(name, owned[name])
             self._check_values(name)
 
-    def _check_forms(self, name: str) -> None:
+    def _check_forms(self, name: str, owned: set[str]) -> None:
         keys = self.layer_tensors(name)
         for tensor, (dtype, shape) in self.layers[name].forms().items():
             found = self.forms.get(keys[tensor])
@@ -146,8 +157,7 @@ class ModelFile:
                     f"{self.path}: {keys[tensor]} must be {dtype} {shape}, but is {found[0]} "
                     f"{found[1]}"
                 )
-        of_layer = {key for key in self.forms if key.rpartition(".")[0] == name}
-        if beyond := sorted(of_layer - set(keys.values())):
+        if beyond := sorted(owned - set(keys.values())):
             raise ValueError(
                 f"{self.path}: layer {name!r} must have the tensors {', '.join(keys)}, but the "
                 f"file has {', '.join(beyond)} too"

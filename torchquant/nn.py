@@ -1,6 +1,7 @@
 """Quantized layers. Their state is plain tensors: one state dict for every road and machine."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torchquant.weights import (
 
 # TorchScript takes comments in a method for types, so the remark to mypy stands here.
 is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
+Layer = TypeVar("Layer", bound="QuantizedLinear")
 
 ACTIVATIONS = ("none", "relu")
 
@@ -71,7 +74,8 @@ class QuantizedLinear(FixedDtypes):
         codes, self.weight_scale = quantize_weight(linear.weight.detach(), weight_method)
         self.packed_weight = ops.pack_weight(codes)
         self.weight_sum = codes.sum(dim=1, dtype=torch.int32)
-        self.weight_snr_db = snr_db(linear.weight.detach().float(), self.weight)
+        restored = codes.float() * self.weight_scale.unsqueeze(1)
+        self.weight_snr_db = snr_db(linear.weight.detach().float(), restored)
         if linear.bias is not None:
             self.bias = linear.bias.detach().float().clone()
         self.train(linear.training)
@@ -113,12 +117,24 @@ class QuantizedLinear(FixedDtypes):
         )
 
 
-def _check_linear(linear: torch.nn.Linear) -> None:
+def _layer_of(
+    kind: type[Layer],
+    linear: torch.nn.Linear,
+    check: Callable[[torch.nn.Linear, str], None],
+    activation: str,
+    weight_method: str = "minmax",
+) -> Layer:
+    """A layer with the quantized weight and the bias of a float one, if the check lets it pass."""
     if not isinstance(linear, torch.nn.Linear):
         raise TypeError(
             f"linear must be a torch.nn.Linear, but got {type(linear).__name__}: pass the "
             "layer itself, or a whole model to torchquant.quantize_dynamic or quantize_static"
         )
+    check(linear, "linear")
+    check_weight_method(weight_method)
+    layer = kind(linear.in_features, linear.out_features, linear.bias is not None, activation)
+    layer.take_weight(linear, weight_method)
+    return layer
 
 
 class DynamicLinear(QuantizedLinear):
@@ -151,11 +167,7 @@ class DynamicLinear(QuantizedLinear):
             ValueError: Its weight holds NaN or Inf, has no data or is not floating-point; it has
                 hooks; it has more than 65,793 inputs; or activation is another one.
         """
-        _check_linear(linear)
-        check_quantizable(linear, "linear")
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
-        layer.take_weight(linear)
-        return layer
+        return _layer_of(cls, linear, check_quantizable, activation)
 
     def forward(self, input: Tensor) -> Tensor:
         """Input ``[..., in_features]``, float, to ``[..., out_features]`` of the same dtype."""
@@ -233,11 +245,7 @@ class StaticLinear(QuantizedLinear):
             ValueError: As for :meth:`DynamicLinear.from_float`, or the scale or zero point is not
                 one finite element.
         """
-        _check_linear(linear)
-        check_quantizable(linear, "linear")
-        check_weight_method(weight_method)
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
-        layer.take_weight(linear, weight_method)
+        layer = _layer_of(cls, linear, check_quantizable, activation, weight_method)
         layer.input_scale, layer.input_zero_point = _one_pair(
             input_scale, input_zero_point, linear.weight.device
         )
@@ -309,12 +317,7 @@ class WeightOnlyLinear(QuantizedLinear):
             ValueError: Its weight holds NaN or Inf, has no data or is not floating-point; it has
                 hooks; or activation or weight_method is another one.
         """
-        _check_linear(linear)
-        check_replaceable(linear, "linear")
-        check_weight_method(weight_method)
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation)
-        layer.take_weight(linear, weight_method)
-        return layer
+        return _layer_of(cls, linear, check_replaceable, activation, weight_method)
 
     def forward(self, input: Tensor) -> Tensor:
         """Input ``[..., in_features]``, float, to ``[..., out_features]`` of the same dtype."""

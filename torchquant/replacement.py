@@ -44,9 +44,11 @@ def _disable_fast_paths(model: torch.nn.Module, parents: Collection[int]) -> Non
     """Turns off the fused kernels that read linear1.weight themselves, and the nested tensors that
     only they can take."""
     for module in model.modules():
+        if not isinstance(module, torch.nn.TransformerEncoderLayer | torch.nn.TransformerEncoder):
+            continue
         if not any(id(child) in parents for child in module.modules()):
             continue
-        if isinstance(module, torch.nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # the first thing that the fused path asks for
         if isinstance(module, torch.nn.TransformerEncoder):
             module.use_nested_tensor = False
+        else:
+            module.activation_relu_or_gelu = 0  # the first thing that the fused path asks for

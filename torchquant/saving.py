@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchquant import model_file
 from torchquant.layer_entry import SCHEMES, LayerEntry
-from torchquant.model_file import DTYPES
+from torchquant.model_file import DTYPES, split_key
 from torchquant.nn import QuantizedLinear
 
 
@@ -67,7 +67,7 @@ def plain_state(model: torch.nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
     modules = dict(model.named_modules(remove_duplicate=False))
     for key, value in state.items():
-        owner, _, name = key.rpartition(".")
+        owner, name = split_key(key)
         module = modules.get(owner)
         if module is None or (name not in module._parameters and name not in module._buffers):
             raise ValueError(
@@ -102,9 +102,9 @@ def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
         is_whole = storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
         is_alone = storage.data_ptr() not in storages
         storages.add(storage.data_ptr())
-        tensor = tensor.detach()
-        # safetensors takes no tensor that shares memory with another.
-        tensors[key] = tensor if is_whole and is_alone else tensor.contiguous().clone()
+        tensors[key] = tensor.detach()
+        if not (is_whole and is_alone):  # safetensors takes none that shares memory with another
+            tensors[key] = tensors[key].clone(memory_format=torch.contiguous_format)
     return tensors, aliases
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 Value = str | int | float | bool | None
 
@@ -23,6 +25,11 @@ def format_value(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:#.4g}"
     return value
+
+
+def for_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row, with "inf" for infinity, which JSON does not have."""
+    return {key: "inf" if value == math.inf else value for key, value in row.items()}
 
 
 def table(rows: Sequence[Mapping[str, Value]]) -> list[str]:

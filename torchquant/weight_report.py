@@ -15,7 +15,7 @@ from tqdm import tqdm
 from torchquant import ops
 from torchquant.codes import code_range
 from torchquant.selection import LINEAR, Filter, check_selection, linear, select
-from torchquant.tables import Value, table
+from torchquant.tables import Value, for_json, table
 from torchquant.weights import check_weight
 
 SCALE_BYTES = 4
@@ -110,8 +110,8 @@ class WeightReport:
         found = {
             "group_size": self.group_size,
             "model_bytes": self.model_bytes,
-            "rows": list(map(_finite, self.rows())),
-            "totals": list(map(_finite, self.totals())),
+            "rows": list(map(for_json, self.rows())),
+            "totals": list(map(for_json, self.totals())),
         }
         return json.dumps(found, indent=2, allow_nan=False)
 
@@ -270,10 +270,6 @@ def _snr_db(signal: float, error: float) -> float:
 
 def _ratio(before: int, after: int) -> float:
     return before / after if after > 0 else 1.0
-
-
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: "inf" if value == math.inf else value for key, value in row.items()}
 
 
 def _check_num_bits(num_bits: Sequence[int]) -> None:

@@ -14,8 +14,8 @@ import torch
 from torchquant import calibration_file, model_file, safetensors_file
 from torchquant.calibration import Calibration
 from torchquant.commands import Commands, add_command, print_json
-from torchquant.model_file import ModelFile, key_of
-from torchquant.tables import Value, table
+from torchquant.model_file import ModelFile, key_of, split_key
+from torchquant.tables import Value, for_json, table
 
 Row = Mapping[str, Any]
 
@@ -63,7 +63,7 @@ def show(path: Path, *, as_json: bool) -> None:
         return
     model = _describe_model(path)
     if as_json:
-        print_json({**model, "layers": list(map(_without_infinity, model["layers"]))})
+        print_json({**model, "layers": list(map(for_json, model["layers"]))})
     else:
         print("\n".join(_lines(model)))
 
@@ -131,7 +131,7 @@ def _is_stored(file: ModelFile, key: str) -> bool:
 
 
 def _is_kept(file: ModelFile, key: str) -> bool:
-    return _is_stored(file, key) and key.rpartition(".")[0] not in file.layers
+    return _is_stored(file, key) and split_key(key)[0] not in file.layers
 
 
 def _kept(file: ModelFile, key: str) -> Row:
@@ -159,10 +159,6 @@ def _sum(rows: Sequence[Row], key: str) -> int:
 def _sizes(size: int, float32_size: int) -> dict[str, Any]:
     ratio = float32_size / size if size else None
     return {"bytes": size, "float32_bytes": float32_size, "compression": ratio}
-
-
-def _without_infinity(row: Row) -> Row:
-    return {key: "inf" if value == math.inf else value for key, value in row.items()}
 
 
 def _lines(model: Row) -> list[str]:
