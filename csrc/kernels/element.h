@@ -53,17 +53,18 @@ inline T* at(void* base, int64_t index) {
   return reinterpret_cast<T*>(static_cast<char*>(base) + index * static_cast<int64_t>(sizeof(T)));
 }
 
-// memcpy, because dereferencing a misaligned T* is undefined, and vectorised loops do trip over it.
+// memcpy of bytes: to dereference a misaligned T* is undefined, and already from its type clang
+// concludes that it is aligned.
 template <class T>
 inline T load(const void* base, int64_t index) {
   T value;
-  memcpy(&value, at<T>(base, index), sizeof(T));
+  memcpy(&value, at<char>(base, index * static_cast<int64_t>(sizeof(T))), sizeof(T));
   return value;
 }
 
 template <class T>
 inline void store(void* base, int64_t index, T value) {
-  memcpy(at<T>(base, index), &value, sizeof(T));
+  memcpy(at<char>(base, index * static_cast<int64_t>(sizeof(T))), &value, sizeof(T));
 }
 
 // The parameters of run or column `index`.

@@ -109,13 +109,14 @@ inline void finish_rows(const MatmulSpan& s, const Epilogue& e, const Sums& sums
 
 inline void finish_tile(const MatmulSpan& s, const Sums& sums) {
   const Finish f = {s.epilogue};
-  const auto rescaled = [&f](auto... a) { return rescale(f, a...); };
-  const auto requantized = [&f](auto... a) { return requantize(f, a...); };
+  const auto rescaled = [&f](const auto&... a) { return rescale(f, a...); };
+  const auto requantized = [&f](const auto&... a) { return requantize(f, a...); };
   switch (s.epilogue.type) {
     case Output::i32:
-      return finish_rows<int32_t>(s, f.epilogue, sums, [&f](int64_t m, Simd::I sum, auto columns) {
-        return correct(f.epilogue, m, sum, columns.weight_sum);
-      });
+      return finish_rows<int32_t>(s, f.epilogue, sums,
+                                  [&f](int64_t m, Simd::I sum, const auto& columns) {
+                                    return correct(f.epilogue, m, sum, columns.weight_sum);
+                                  });
     case Output::f32:
       return finish_rows<float>(s, f.epilogue, sums, rescaled);
     case Output::f16:

@@ -7,6 +7,7 @@ namespace {
 void pack(const int8_t* weight, int64_t column_stride, int64_t k_stride, int64_t columns, int64_t k,
           uint8_t flip, int8_t* panels) {
   const int64_t quads = quads_of(k), count = (columns + kPanel - 1) / kPanel;
+  if (k == 0) return;  // nothing to write, and to memset a null pointer is undefined
   memset(panels, 0, static_cast<size_t>(count * quads * kPanelRow));
   for (int64_t n = 0; n < columns; ++n) {
     int8_t* slots = panels + (n / kPanel * quads * kPanel + n % kPanel) * kQuad;

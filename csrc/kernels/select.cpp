@@ -1,4 +1,8 @@
 // Which kernels run: the best that the machine supports, or the ones TORCHQUANT_KERNELS names.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -34,10 +38,19 @@ struct Candidate {
 bool always() { return true; }
 
 #if defined(__x86_64__)
-// __builtin_cpu_supports asks the processor (cpuid) and the operating system (xgetbv).
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }
+// __builtin_cpu_supports asks the processor (cpuid) and the operating system (xgetbv). Not every
+// compiler's knows all names: the others are bits of cpuid alone, as their registers are AVX2's.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1) != 0;
+}
 
-bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+bool has_avx2() { return __builtin_cpu_supports("avx2") && has_f16c(); }
+
+bool has_avxvnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1) != 0;
+}
 
 bool has_avx512vnni() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

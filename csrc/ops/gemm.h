@@ -20,7 +20,10 @@ struct Activations {
   bool are_bytes() const { return is_byte(dtype); }
   bool are_signed() const { return dtype == at::kChar; }
   bool have_own_params() const { return !are_bytes() && !params; }
-  const void* row(int64_t m) const { return static_cast<const char*>(data) + m * row_bytes; }
+  // An empty tensor has no data, and to a null pointer nothing may be added.
+  const void* row(int64_t m) const {
+    return data == nullptr ? data : static_cast<const char*>(data) + m * row_bytes;
+  }
 };
 
 // A weight to be packed, and room for the sums of its columns, kPanel for each panel.

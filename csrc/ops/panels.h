@@ -34,6 +34,7 @@ inline int64_t panel_count(int64_t out_features) {
 // Packs panels [begin, end), on the calling thread.
 inline void pack_panels(const WeightSource& source, int64_t begin, int64_t end, int8_t* packed) {
   const int64_t last = std::min(end * kernels::kPanel, source.out_features);
+  if (source.in_features == 0) return;  // there may be no memory at all
   for (int64_t n = begin * kernels::kPanel; n < last; n += kernels::kPackColumns) {
     kernels::active().pack.pack(static_cast<const int8_t*>(source.data) + n * source.out_stride,
                                 source.out_stride, source.in_stride,

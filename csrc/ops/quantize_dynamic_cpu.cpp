@@ -38,7 +38,8 @@ struct RowQuantizer {
 Quantized quantize_rows(const Tensor& input, int64_t group_size, int64_t groups,
                         const kernels::ChosenCodes& codes, const Quantized& result) {
   const Source x(input, Source::Reads::rows);
-  const auto& [q, scale, zero_point] = result;
+  const Tensor &q = std::get<0>(result), &scale = std::get<1>(result),
+               &zero_point = std::get<2>(result);
   const RowQuantizer quantizer = {kernel_float(input.scalar_type()), kernel_int(q.scalar_type()),
                                   codes};
   auto* scales = scale.mutable_data_ptr<float>();
@@ -82,7 +83,8 @@ Quantized quantize_dynamic_per_tensor_cpu(const Tensor& input, int64_t quant_min
                                           bool symmetric, ScalarType dtype) {
   check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
   const Quantized result = new_quantized(input, dtype, new_qparams_per_tensor(input));
-  const auto& [q, scale, zero_point] = result;
+  const Tensor &q = std::get<0>(result), &scale = std::get<1>(result),
+               &zero_point = std::get<2>(result);
   const Tensor in_order = MemoryOrder(input).of(input);
   const Range range = range_of_all(Source(in_order, Source::Reads::rows));
   const kernels::ChosenCodes codes = chosen_codes(quant_min, quant_max, symmetric);
