@@ -6,7 +6,7 @@ BUILD := build
 export PATH := $(BIN):$(PATH)
 export TORCHQUANT_BUILD_DIR := $(BUILD)
 
-.PHONY: demo test bench build test-cpp test-python lint format clean
+.PHONY: demo test bench build test-cpp test-python sanitize fuzz lint format clean
 
 demo: build
 	$(BIN)/python -m torchquant demo
@@ -38,6 +38,15 @@ test-python: test-cpp
 	  TORCHQUANT_KERNELS=$$kernels $(BIN)/python -m pytest; \
 	done
 
+# The C++ tests under clang's sanitizers, and a C++ program under valgrind.
+sanitize: build
+	tests/cpp/sanitize.sh
+
+# Differential fuzzing of kernels, operators and files, FUZZ_SECONDS for each target and kernel set.
+FUZZ_SECONDS ?= 30
+fuzz: build
+	tests/fuzz/run.sh $(FUZZ_SECONDS)
+
 # The INT8 products and layers, the elementwise operators, calibration and a model, beside their
 # peers, in about an hour on a quiet machine.
 bench: build
@@ -62,4 +71,4 @@ format:
 	clang-format -i $(SOURCES)
 
 clean:
-	rm -rf $(BUILD) torchquant/lib torchquant/include torchquant/share
+	rm -rf $(BUILD) build-asan build-tsan torchquant/lib torchquant/include torchquant/share

@@ -10,7 +10,7 @@ constexpr at::ScalarType kBytes[] = {at::kChar, at::kByte};
 class Integers {
  public:
   explicit Integers(const at::Tensor& tensor)
-      : tensor_(tensor.contiguous().to(at::kInt)), columns_(tensor.size(-1)) {}
+      : tensor_(plain(tensor).to(at::kInt)), columns_(tensor.size(-1)) {}
   int32_t at(int64_t row, int64_t column) const {
     return tensor_.const_data_ptr<int32_t>()[row * columns_ + column];
   }
@@ -68,7 +68,7 @@ struct Layer {
   // What the contract says of quantized rows, in float32.
   at::Tensor output(const std::vector<int32_t>& q, const std::vector<QParams>& params) const {
     const Integers w(weight);
-    const at::Tensor scales = scale.contiguous(), biases = bias ? bias->contiguous() : at::Tensor();
+    const at::Tensor scales = plain(scale), biases = bias ? plain(*bias) : at::Tensor();
     std::vector<float> y;
     for (int64_t m = 0; m < rows; ++m) {
       for (int64_t j = 0; j < n; ++j) {
@@ -111,7 +111,7 @@ void dynamic(Input& input) {
   const Layer layer(input);
   const at::ScalarType dtype = input.pick(kFloats);
   const at::Tensor x = laid_out(input, floats(input, {layer.rows, layer.k}, dtype));
-  const at::Tensor values = x.contiguous().to(at::kFloat);
+  const at::Tensor values = plain(x).to(at::kFloat);
   const float* from = values.const_data_ptr<float>();
   std::vector<QParams> params;
   std::vector<int32_t> q;
@@ -144,7 +144,7 @@ void fixed(Input& input) {
   const QParams out = {input.scales(1)[0], input.zero_points(1, INT32_MAX)[0]};
 
   std::vector<int32_t> q;
-  const at::Tensor values = x.contiguous().to(at::kFloat);
+  const at::Tensor values = plain(x).to(at::kFloat);
   for (int64_t i = 0; i < x.numel(); ++i) {
     const float value = values.const_data_ptr<float>()[i];
     q.push_back(of_bytes ? static_cast<int32_t>(value)

@@ -54,8 +54,8 @@ struct Params {
     const int64_t count = count_of(sizes);
     scale = laid_out(input, dense(input.scales(count), sizes, at::kFloat));
     zero_point = laid_out(input, dense(input.zero_points(count, INT32_MAX), sizes, at::kInt));
-    dense_scale_ = scale.contiguous();
-    dense_zero_point_ = zero_point.contiguous();
+    dense_scale_ = plain(scale);
+    dense_zero_point_ = plain(zero_point);
   }
   const float* scales() const { return dense_scale_.const_data_ptr<float>(); }
   const int32_t* zero_points() const { return dense_zero_point_.const_data_ptr<int32_t>(); }
@@ -141,7 +141,7 @@ void quantize(Input& input) {
   const CodeRange range = code_range(input, dtype);
   const at::Tensor x = laid_out(input, floats(input, g.sizes, input.pick(kFloats)));
   const Params params(input, g);
-  const at::Tensor values = x.contiguous().to(at::kFloat);
+  const at::Tensor values = plain(x).to(at::kFloat);
   const float *from = values.const_data_ptr<float>(), *scale = params.scales();
   const int32_t* zero_point = params.zero_points();
   const at::Tensor wanted = defined<int32_t>(g, dtype, [&](int64_t i, int64_t c) {
@@ -159,7 +159,7 @@ void dequantize(Input& input) {
   const at::ScalarType dtype = input.pick(kFloats);
   const at::Tensor q = laid_out(input, codes(input, g.sizes, input.pick(kCodes)));
   const Params params(input, g);
-  const at::Tensor values = q.contiguous().to(at::kInt);
+  const at::Tensor values = plain(q).to(at::kInt);
   const int32_t *from = values.const_data_ptr<int32_t>(), *zero_point = params.zero_points();
   const float* scale = params.scales();
   const at::Tensor wanted = defined<float>(g, dtype, [&](int64_t i, int64_t c) {
@@ -178,7 +178,7 @@ void fake_quantize(Input& input) {
   const at::ScalarType dtype = input.pick(kFloats);
   const at::Tensor x = laid_out(input, floats(input, g.sizes, dtype));
   const Params params(input, g);
-  const at::Tensor values = x.contiguous().to(at::kFloat);
+  const at::Tensor values = plain(x).to(at::kFloat);
   const float *from = values.const_data_ptr<float>(), *scale = params.scales();
   const int32_t* zero_point = params.zero_points();
   const at::Tensor wanted = defined<float>(g, dtype, [&](int64_t i, int64_t c) {
@@ -201,7 +201,7 @@ void fake_quantize(Input& input) {
                                                      range.min, range.max, input.flip())
                  : fake_quantize_per_channel_backward(grad, x, params.scale, params.zero_point,
                                                       g.axis, range.min, range.max, input.flip());
-  const at::Tensor grads = grad.contiguous().to(at::kFloat);
+  const at::Tensor grads = plain(grad).to(at::kFloat);
   const float* passed = grads.const_data_ptr<float>();
   const at::Tensor wanted_grad = defined<float>(g, dtype, [&](int64_t i, int64_t c) {
     const FakeQuantizeSlope slope =
@@ -216,7 +216,7 @@ void fake_quantize(Input& input) {
 std::vector<QParams> chosen(const Granularity& g, const at::Tensor& x, const CodeRange& range,
                             bool symmetric) {
   std::vector<Range> ranges(static_cast<size_t>(count_of(g.channels())), kEmptyRange);
-  const at::Tensor values = x.contiguous().to(at::kFloat);
+  const at::Tensor values = plain(x).to(at::kFloat);
   const float* from = values.const_data_ptr<float>();
   for (int64_t i = 0; i < x.numel(); ++i) {
     Range& r = ranges[g.channel_of(i)];
@@ -282,7 +282,7 @@ void choose(Input& input) {
   require_qparams(g, wanted, scale, zero_point);
   if (g.scheme == Scheme::per_channel) return;
 
-  const at::Tensor values = x.contiguous().to(at::kFloat);
+  const at::Tensor values = plain(x).to(at::kFloat);
   const float* from = values.const_data_ptr<float>();
   const auto [q, own_scale, own_zero_point] = call_dynamic(g, x, range, symmetric, dtype);
   require_qparams(g, wanted, own_scale, own_zero_point);

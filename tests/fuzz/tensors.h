@@ -88,9 +88,14 @@ inline at::Tensor laid_out(Input& input, const at::Tensor& values) {
   return laid_out(input, values.select(dim, 0)).unsqueeze(dim).expand(values.sizes());
 }
 
+// A contiguous copy, aligned as plain code needs it.
+inline at::Tensor plain(const at::Tensor& tensor) {
+  return tensor.clone(at::MemoryFormat::Contiguous);
+}
+
 inline bool equal_bits(const at::Tensor& a, const at::Tensor& b) {
   if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
-  const at::Tensor x = a.contiguous(), y = b.contiguous();
+  const at::Tensor x = plain(a), y = plain(b);
   if (!at::isFloatingType(a.scalar_type())) return at::equal(x, y);
   const auto size = static_cast<int64_t>(x.element_size());
   const auto bits = size == 8 ? at::kLong : size == 4 ? at::kInt : at::kShort;

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Every C++ test with AddressSanitizer and UndefinedBehaviorSanitizer, for every kernel set; the
+# operators and layers with ThreadSanitizer; a program of examples/cpp under valgrind.
+set -e
+cd "$(dirname "$0")/../.."
+tests/cpp/build_sanitized.sh build-asan address,undefined
+tests/cpp/build_sanitized.sh build-tsan thread
+
+for kernels in $(build-asan/tests/cpp/list_kernels); do
+  echo "AddressSanitizer and UndefinedBehaviorSanitizer, kernels $kernels"
+  TORCHQUANT_KERNELS=$kernels ctest --test-dir build-asan --output-on-failure --no-tests=error \
+    --parallel 2 --progress
+done
+
+# Archer, which comes with clang's OpenMP, tells ThreadSanitizer when OpenMP's threads wait for each
+# other. LibTorch is not instrumented: what only it does with its own memory is no report.
+archer=$(find /usr/lib -name libarcher.so -print -quit)
+test -n "$archer" || { echo "libarcher.so is not in /usr/lib: install libomp-dev" >&2; exit 1; }
+for program in test_ops test_model test_threads; do
+  echo "ThreadSanitizer, $program"
+  OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
+    OMP_NUM_THREADS=4 "build-tsan/tests/cpp/$program" --gtest_brief=1
+done
+
+tests/cpp/valgrind.sh
