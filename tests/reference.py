@@ -794,7 +794,7 @@ def _linear(
         if bias is not None:
             result = result + _float32(bias)
         if activation == "relu":
-            result = np.where(result <= 0, np.float32(0), result)
+            result = np.where(result < 0, np.float32(0), result)  # -0 stays, as in torch
     assert result.dtype == np.float32
     return result
 
