@@ -215,7 +215,7 @@ int64_t row_block(const Gemm& g) {
 // Each thread takes rows, in nearly equal blocks that stay in its L2 while the whole weight passes
 // by.
 void run_by_rows(const Gemm& g, int64_t pieces) {
-  at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
     const int64_t first = part(g.rows, pieces, begin);
     const int64_t rows = part(g.rows, pieces, end) - first;
     const int64_t blocks = at::divup(rows, row_block(g));
@@ -235,11 +235,11 @@ void run_by_panels(const Gemm& g, Grid grid) {
   RowBlock shared;
   if (!each_prepares) {
     make_room(g, g.rows, shared);
-    at::parallel_for(0, g.rows, at::divup(kGrain, g.depth), [&](int64_t begin, int64_t end) {
+    parallel_for(0, g.rows, at::divup(kGrain, g.depth), [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) prepare_row(g, m, m, shared);
     });
   }
-  at::parallel_for(0, grid.rows * grid.panels, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, grid.rows * grid.panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t i = piece / grid.panels, j = piece % grid.panels;
       const int64_t first = part(g.rows, grid.rows, i);

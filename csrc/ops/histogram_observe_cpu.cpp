@@ -19,10 +19,11 @@ uint32_t* tables_of_thread() {
   return tables.data();
 }
 
-// Adds elements [begin, end), fewer than 2^32, to the tables.
-Observed observe_elements(const Source& x, int64_t begin, int64_t end, uint32_t* tables) {
+// Adds elements [begin, end), fewer than 2^32, to the tables; `piece` has room for what is copied,
+// for nothing may fail once there is something in the tables.
+Observed observe_elements(const Source& x, int64_t begin, int64_t end, uint32_t* tables,
+                          Piece& piece) {
   Observed seen = kNothingSeen;
-  Piece piece;
   while (begin < end) {
     const int64_t stop = x.stop_of(begin, end);
     const void* data = x.read(begin, stop, piece);
@@ -46,10 +47,12 @@ std::mutex& merging() {
 
 void observe(const Source& x, int64_t* counts, float* range) {
   constexpr int64_t kMost = int64_t{1} << 31;  // what a counter holds with certainty
-  at::parallel_for(0, x.size(), kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, x.size(), kGrain, [&](int64_t begin, int64_t end) {
     uint32_t* tables = tables_of_thread();
+    Piece piece;
+    x.reserve(piece);
     for (; begin < end; begin += kMost) {
-      const Observed seen = observe_elements(x, begin, std::min(end, begin + kMost), tables);
+      const Observed seen = observe_elements(x, begin, std::min(end, begin + kMost), tables, piece);
       const std::lock_guard lock(merging());
       kernels::active().histogram.flush(tables, seen, counts);
       merge_range(seen, range);
