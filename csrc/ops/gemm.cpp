@@ -6,6 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "scratch.h"
+
 namespace torchquant::ops {
 namespace {
 
@@ -133,7 +135,7 @@ void multiply_panels(const Gemm& g, const Rows& rows, int64_t first_panel, int64
   if (g.plain == nullptr || g.packed != nullptr) {  // one without depth is packed and null
     return multiply(g, rows, g.packed + first_panel * size, first_panel, last_panel);
   }
-  thread_local std::vector<int8_t> packed;
+  auto& packed = of_thread<std::vector<int8_t>>();
   make_room(packed, kPanelGroup * size);
   for (int64_t panel = first_panel; panel < last_panel; panel += kPanelGroup) {
     const int64_t end = std::min(panel + kPanelGroup, last_panel);
@@ -145,15 +147,10 @@ void multiply_panels(const Gemm& g, const Rows& rows, int64_t first_panel, int64
   }
 }
 
-RowBlock& own_block() {
-  thread_local RowBlock block;
-  return block;
-}
-
 // Some rows by some panels, the rows prepared by this very thread.
 void prepare_and_multiply(const Gemm& g, int64_t first, int64_t count, int64_t first_panel,
                           int64_t last_panel) {
-  RowBlock& block = own_block();
+  auto& block = of_thread<RowBlock>();
   make_room(g, count, block);
   for (int64_t i = 0; i < count; ++i) prepare_row(g, first + i, i, block);
   multiply_panels(g, {first, count, block, 0}, first_panel, last_panel);

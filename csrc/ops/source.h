@@ -77,11 +77,6 @@ class Source {
   // The element that lies `offset` elements from the first.
   const void* at_offset(int64_t offset) const { return element(tensor_, offset); }
 
-  // Room for what read() may copy: whoever must not fail halfway asks for it beforehand.
-  void reserve(Piece& piece) const {
-    if (!layout_.is_contiguous()) piece.resize(kPiece * tensor_.element_size());
-  }
-
   // Elements [begin, end), at most kPiece of them, of a source with rows: in place, or copied into
   // `piece` where they belong to several rows.
   const void* read(int64_t begin, int64_t end, Piece& piece) const {
