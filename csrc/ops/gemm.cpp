@@ -1,9 +1,9 @@
 #include "gemm.h"
 
+#include <ATen/ops/empty.h>
 #include <unistd.h>
 
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #include "scratch.h"
@@ -266,15 +266,17 @@ bool packs_on_the_way(const Gemm& g, Grid grid) {
 // Packs the whole weight first, for rows that would each pack it again.
 void run_packed(Gemm g, Grid grid) {
   const int64_t size = panel_size(g.depth);
-  const auto packed = std::make_unique_for_overwrite<int8_t[]>(panel_count(g.columns) * size);
+  // A tensor: where it does not fit, the error says how large it is.
+  const Tensor whole = at::empty({panel_count(g.columns) * size}, at::kChar);
+  auto* packed = whole.mutable_data_ptr<int8_t>();
   for_panels(g.columns, g.depth, [&](int64_t begin, int64_t end) {
-    pack_panels(g.plain->source, begin, end, packed.get() + begin * size);
+    pack_panels(g.plain->source, begin, end, packed + begin * size);
     if (g.epilogue.row_zero_point != nullptr) {
-      sum_panels(packed.get() + begin * size, g.depth, begin, end,
+      sum_panels(packed + begin * size, g.depth, begin, end,
                  g.plain->sums + begin * kernels::kPanel);
     }
   });
-  g.packed = packed.get();
+  g.packed = packed;
   run_grid(g, grid);
 }
 
