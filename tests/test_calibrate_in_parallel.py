@@ -88,6 +88,20 @@ def test_ranks_outside_a_group_take_no_part(folder: Path) -> None:
     assert (folder / "4.3").exists()
 
 
+@pytest.mark.parametrize("rank", range(PROCESSES))
+def test_a_rank_without_batches_takes_part(folder: Path, rank: int) -> None:
+    calibrated(exact_model(), *exact_data().chunk(BATCHES)).save(folder / "whole")
+    assert (folder / f"idle.{rank}").read_bytes() == (folder / "whole").read_bytes()
+
+
+def test_where_no_rank_has_batches_all_are_told(folder: Path) -> None:
+    told = {(folder / f"no_data.{rank}").read_text() for rank in range(PROCESSES)}
+    assert told == {
+        "one rank at least must have calibrated with a batch, but none has: give each its share of "
+        "the data"
+    }
+
+
 def test_ranks_with_other_layers_are_all_told(folder: Path) -> None:
     told = {json.loads((folder / f"refusal.{rank}").read_text()) for rank in range(PROCESSES)}
     assert told == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from samples import BF16, F16, floats
 from torch import Tensor, nn
 
 import torchquant
-from torchquant import Calibration
+from torchquant import Calibration, replacement, weights
 from torchquant.nn import DynamicLinear, StaticLinear, WeightOnlyLinear
 from torchquant.weights import quantize_weight
 
@@ -413,14 +414,13 @@ def test_modules_that_cannot_be_quantized_are_named(modules: Any, remark: str) -
     "modules",
     [
         nn.Linear,
-        None,
         "fc1",
         {"fc1"},
         [nn.Linear, "fc1"],
         {nn.Linear: torch.ao.quantization.default_dynamic_qconfig},
         {"fc1": torch.ao.quantization.per_channel_dynamic_qconfig},
     ],
-    ids=["type", "None", "name", "names", "types-and-names", "qconfig-spec", "qconfigs-by-name"],
+    ids=["type", "name", "names", "types-and-names", "qconfig-spec", "qconfigs-by-name"],
 )
 def test_what_torch_ao_takes_beyond_types_is_refused(modules: Any) -> None:
     """A qconfig must not be left out in silence, nor a name be taken for no layer."""
@@ -447,6 +447,7 @@ def test_the_call_of_torch_ao_gives_the_same_model(dtype: torch.dtype) -> None:
     expected = torchquant.quantize_dynamic(model)(x)
     for quantized in (
         torchquant.quantize_dynamic(model, {nn.Linear}, dtype),
+        torchquant.quantize_dynamic(model, None, dtype),
         torchquant.quantize_dynamic(model, {nn.Linear}, dtype=dtype, inplace=True),
     ):
         assert names_of(quantized, DynamicLinear) == ["0", "2"]
@@ -980,3 +981,213 @@ def test_a_layer_with_hooks_gets_no_8_bit_weight() -> None:
     with pytest.raises(ValueError, match=r"^2 must have no hooks"):
         torchquant.quantize_weights(model, inplace=True)
     assert names_of(model, nn.Linear) == ["0", "2"]
+
+
+# What may go wrong on the way
+
+
+QUANTIZE = {
+    "dynamic": lambda model, x, **options: torchquant.quantize_dynamic(model, **options),
+    "static": lambda model, x, **options: torchquant.quantize_static(
+        model, calibrated(model, x), **options
+    ),
+    "weights": lambda model, x, **options: torchquant.quantize_weights(model, **options),
+}
+each_conversion = pytest.mark.parametrize("quantize", QUANTIZE.values(), ids=QUANTIZE.keys())
+
+
+@each_conversion
+def test_none_means_every_linear(quantize: Callable[..., nn.Module]) -> None:
+    model, x, _ = make("mlp")
+    assert_same(quantize(model, x, modules=None)(x), quantize(model, x)(x))
+
+
+@each_conversion
+def test_each_layer_is_checked_once(
+    quantize: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x, _ = make("mlp")
+    checked: list[str] = []
+    monkeypatch.setattr(weights, "check_weight", lambda layer, name: checked.append(name))
+    quantize(model, x)
+    assert checked == ["0", "2"]
+
+
+class Stubborn(nn.Module):
+    """Ctrl-C comes as a layer of it is replaced: before, or after."""
+
+    def __init__(self, before: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(12, 12) for _ in range(3))
+        self.all_of_them = [self.first, self.second, self.third]
+        self.before, self.armed = before, False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        strikes = name == "second" and self.__dict__.get("armed", False)
+        if strikes and self.before:
+            self.armed = False
+            signal.raise_signal(signal.SIGINT)
+        super().__setattr__(name, value)
+        if strikes:
+            self.armed = False
+            signal.raise_signal(signal.SIGINT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+@each_conversion
+@pytest.mark.parametrize("before", [True, False])
+def test_ctrl_c_in_place_leaves_the_whole_model_in_float(
+    quantize: Callable[..., nn.Module], before: bool
+) -> None:
+    model, x = Stubborn(before).eval(), floats(5, 12)
+    layers, expected = dict(model.named_modules()), model(x)
+    model.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        quantize(model, x, inplace=True)
+    assert dict(model.named_modules()) == layers
+    assert model.all_of_them == [model.first, model.second, model.third]
+    assert torch.equal(model(x), expected)
+    assert len(names_of(quantize(model, x, inplace=True), nn.Linear)) == 0
+
+
+def test_ctrl_c_in_place_leaves_an_encoder_its_fast_path() -> None:
+    model, x, _ = make("encoder")
+    layer = model.layers[1]
+    with pytest.MonkeyPatch.context() as patch:
+        put = replacement.Place.put
+
+        def strike(self: replacement.Place, new: nn.Module, old: nn.Module) -> None:
+            if self.parent is layer and type(new) is DynamicLinear:
+                raise KeyboardInterrupt
+            put(self, new, old)
+
+        patch.setattr(replacement.Place, "put", strike)
+        with pytest.raises(KeyboardInterrupt):
+            torchquant.quantize_dynamic(model, inplace=True)
+    assert names_of(model, DynamicLinear) == []
+    assert model.use_nested_tensor is True
+    assert layer.activation_relu_or_gelu == 1
+    assert torch.equal(model(x), make("encoder")[0](x))
+
+
+class Listed(nn.Module):
+    """Layers that it has by name, and calls from a plain container."""
+
+    def __init__(self, hold: Callable[[list[nn.Module]], Any]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.held = hold([self.first, self.second])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        held = self.held
+        while not isinstance(held, nn.Module):
+            held = list(held.values() if isinstance(held, dict) else held)[-1]
+        return held(x)
+
+
+@each_conversion
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize(
+    "hold",
+    [
+        list,
+        tuple,
+        lambda layers: dict(enumerate(layers)),
+        lambda layers: {layers[1]},
+        lambda layers: [("a", (1, [layers[1]]))],
+    ],
+    ids=["list", "tuple", "dict", "set", "nested"],
+)
+def test_a_layer_in_a_plain_container_is_replaced_there_too(
+    quantize: Callable[..., nn.Module], inplace: bool, hold: Callable[[list[nn.Module]], Any]
+) -> None:
+    torch.manual_seed(0)
+    model, x = Listed(hold).eval(), floats(5, 12)
+    quantized = quantize(model, x, inplace=inplace)
+    expected = quantized.second(torch.relu(quantized.first(x)))
+    assert type(quantized.second) is not nn.Linear
+    assert_same(quantized(x), expected)
+    if not inplace:
+        assert type(model.second) is nn.Linear
+        assert not torch.equal(model(x), expected)
+
+
+def test_a_list_that_holds_itself_ends() -> None:
+    model = Listed(list)
+    model.held.append(model.held)
+    quantized = torchquant.quantize_dynamic(model)
+    assert quantized.held[0] is quantized.first
+    assert type(quantized.first) is DynamicLinear
+
+
+@each_conversion
+def test_a_model_wrapped_by_compile_is_refused(quantize: Callable[..., nn.Module]) -> None:
+    model, x, _ = make("mlp")
+    message = (
+        "must not be wrapped by torch.compile, but is: pass what was compiled, its _orig_mod, and "
+        "compile the result"
+    )
+    for wrapped, name in (
+        (torch.compile(model), "model"),
+        (nn.Sequential(nn.Identity(), torch.compile(model)), "1"),
+    ):
+        with pytest.raises(ValueError, match="must not be wrapped") as error:
+            quantize(wrapped, x)
+        assert str(error.value) == f"{name} {message}"
+
+
+@pytest.mark.any_kernels
+def test_a_model_compiled_in_place_is_calibrated_and_quantized() -> None:
+    """nn.Module.compile leaves names alone; what it compiled knows nothing of later hooks."""
+    model, x, _ = make("mlp")
+    expected = torchquant.quantize_static(model, calibrated(model, x))(x)
+    model.compile(backend="eager")
+    with torch.no_grad():
+        model(x)
+    calibration = calibrated(model, x)
+    assert calibration.calls == {"0": 1, "2": 1}
+    assert_same(torchquant.quantize_static(model, calibration)(x), expected)
+    torchquant.quantize_static(model, calibration, inplace=True)
+    with torch.no_grad():
+        assert_same(model(x), expected)
+
+
+def other_widths() -> tuple[nn.Module, nn.Module, Tensor]:
+    """Two models with layers of the same names, and data of the first."""
+    return (
+        nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3)),
+        nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 3)),
+        floats(5, 12),
+    )
+
+
+def test_the_calibration_of_a_model_of_another_width_is_refused() -> None:
+    model, other, x = other_widths()
+    message = (
+        "calibration must be of this model, but 2, with 40 inputs here, was calibrated with {}: "
+        "calibrate the model that is quantized"
+    )
+    assert static_refusal(other, calibrated(model, x)) == message.format("20 inputs")
+    narrow = calibrated(model, x, x)  # 200 values, which are whole rows of 40 too
+    assert static_refusal(other, narrow) == message.format("20 inputs")
+
+
+def test_a_loaded_calibration_of_another_width_is_refused(tmp_path: Path) -> None:
+    """The file holds counts: those of no whole number of rows give it away."""
+    model, other, x = other_widths()
+    calibrated(model, x).save(tmp_path / "calibration")
+    loaded = torchquant.Calibration.load(tmp_path / "calibration")
+    assert static_refusal(other, loaded) == (
+        "calibration must be of this model, but 2, with 40 inputs here, was calibrated with 100 "
+        "values: calibrate the model that is quantized"
+    )
+    torchquant.quantize_static(model, loaded)
+    with pytest.raises(ValueError, match="other must be a calibration of the same layers") as error:
+        calibrated(model, x).merge(calibrated(other, x))
+    assert str(error.value) == (
+        "other must be a calibration of the same layers, but 2 has 40 inputs there and 20 here: "
+        "calibrate the same model"
+    )

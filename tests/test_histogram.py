@@ -308,16 +308,16 @@ def test_a_count_is_exact_beyond_32_bits() -> None:
     assert counts[128 * 64 + 32] == (1 << 40) + 1001
 
 
-def test_a_thread_that_flushes_denormals_counts_them_all_the_same() -> None:
+def test_a_thread_that_flushes_denormals_observes_them_all_the_same() -> None:
     x = torch.tensor([1e-45, -3e-39, 5e-39, 0.0] * 20)
-    expected = histogram(x)[0]
+    expected = histogram(x)
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor does not flush denormals")
     try:
-        counts, _ = observed(x)
+        state = observed(x)
     finally:
         torch.set_flush_denormal(False)
-    assert torch.equal(counts, expected)
+    assert_same(state, expected)
 
 
 # Where it is written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,8 +54,10 @@ def calibrate(
 
     Raises:
         TypeError: an argument or a batch is of the wrong type.
-        ValueError: there is no layer to observe, no batch, a batch that forward does not take, or
-            NaN or Inf in what a layer took; the message names the layer and the batch.
+        ValueError: there is no layer to observe, the model is wrapped by torch.compile, no batch, a
+            batch that forward does not take, or NaN or Inf in what a layer took; the message names
+            the layer and the batch. In a process of torch.distributed no batch is a warning: other
+            ranks may have some.
     """
     check_selection(model, LINEAR, filter_fn)
     if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
@@ -65,7 +68,8 @@ def calibrate(
     names = select(model, LINEAR, filter_fn)
     observed = [*names, *(f"{name}:output" for name in names if outputs)]
     calibration = Calibration(observed, method, percentile)
-    with _evaluating(model), _observing(model, names, calibration, outputs):
+    calibration.in_features = {name: linear(model, name).in_features for name in names}
+    with _uncompiled(), _evaluating(model), _observing(model, names, calibration, outputs):
         try:
             _run(model, batches, calibration, progress)
         except KeyboardInterrupt:
@@ -87,11 +91,16 @@ def _run(
         with torch.no_grad():
             model(*arguments, **keywords)
         calibration.batches += 1
-    if calibration.batches == 0:
-        raise ValueError(
-            "batches gave none: pass a list or a DataLoader, for an iterator that was used up "
-            "gives nothing more"
-        )
+    if calibration.batches > 0:
+        return
+    message = (
+        "batches gave none: pass a list or a DataLoader, for an iterator that was used up gives "
+        "nothing more"
+    )
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        raise ValueError(message)
+    # Others wait for this rank in all_reduce, which raises where none of them has a batch.
+    warnings.warn(f"{message}; this rank adds nothing in all_reduce", stacklevel=3)
 
 
 def _arguments(batch: Batch, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -119,6 +128,16 @@ def _check_forward_takes(
             f"batch {index} gives {', '.join(given)}, but forward takes {signature} ({error}): "
             "leave labels out, as in ((x,) for x, _ in loader)"
         ) from error
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Compiled code does not look for hooks that came after it."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes seconds to import
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

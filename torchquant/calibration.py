@@ -35,6 +35,7 @@ class Calibration:
             input; where asked for, ``NAME:output`` for its output.
         calls: How often each of them was observed.
         owners: How often each module was called that holds several of the layers.
+        in_features: The width of each layer's input, where it is known: a file does not hold it.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Calibration:
         self.histograms = {name: Histogram() for name in names}
         self.calls = dict.fromkeys(self.histograms, 0)
         self.owners: dict[str, int] = {}
+        self.in_features: dict[str, int] = {}
 
     @property
     def names(self) -> list[str]:
@@ -122,6 +124,14 @@ class Calibration:
                 "other must be a calibration of the same layers, but only one of the two has "
                 f"{', '.join(differing)}: calibrate the same model with the same filter_fn"
             )
+        for name, width in other.in_features.items():
+            if self.in_features.get(name, width) != width:
+                raise ValueError(
+                    f"other must be a calibration of the same layers, but {name or 'model'} has "
+                    f"{width} inputs there and {self.in_features[name]} here: calibrate the same "
+                    "model"
+                )
+        self.in_features |= other.in_features
         for name, histogram in other.histograms.items():
             self.histograms[name].merge(histogram)
             self.calls[name] += other.calls[name]
@@ -144,7 +154,8 @@ class Calibration:
 
         Raises:
             RuntimeError: torch.distributed is not initialised.
-            ValueError: ranks have calibrated different layers; nothing was added.
+            ValueError: ranks have calibrated different layers, or none had a batch: told to all of
+                them; nothing was added.
         """
         if not dist.is_initialized():
             raise RuntimeError(
@@ -155,6 +166,10 @@ class Calibration:
         device = torch.device("cpu")
         if dist.get_backend(group) == "nccl":
             device = torch.device("cuda", torch.cuda.current_device())
+        self._reduce(device, group)
+        return self
+
+    def _reduce(self, device: torch.device, group: dist.ProcessGroup | None) -> None:
         histograms = list(self.histograms.values())
         counts = torch.stack([histogram.counts for histogram in histograms]).to(device)
         ends = torch.stack([histogram.range for histogram in histograms]).to(device)
@@ -176,13 +191,17 @@ class Calibration:
         self.calls = dict(zip(self.calls, calls[: len(self.calls)], strict=True))
         self.owners = dict(zip(self.owners, of_owners, strict=True))
         self.interrupted = interrupted > 0
-        return self
 
     def _check_ranks_agree(self, group: dist.ProcessGroup | None) -> None:
         everyones: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(everyones, (self.names, list(self.owners)), group)
+        dist.all_gather_object(everyones, (self.names, list(self.owners), self.batches), group)
+        if not any(batches for _, _, batches in everyones):
+            raise ValueError(
+                "one rank at least must have calibrated with a batch, but none has: give each its "
+                "share of the data"
+            )
         for rank, others in enumerate(everyones):
-            if others != everyones[0]:
+            if others[:2] != everyones[0][:2]:
                 raise ValueError(
                     "all ranks must have calibrated the same layers, but ranks 0 and "
                     f"{rank} differ: {everyones[0][0]} and {others[0]}"

@@ -11,8 +11,14 @@ import torch
 from torchquant.calibration import Calibration
 from torchquant.chains import Link, find_links
 from torchquant.histogram import check_method
-from torchquant.nn import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
-from torchquant.replacement import replace
+from torchquant.nn import (
+    DynamicLinear,
+    QuantizedLinear,
+    StaticLinear,
+    WeightOnlyLinear,
+    unchecked,
+)
+from torchquant.replacement import replace_all
 from torchquant.selection import LINEAR, Filter, Types, check_selection, linear, select
 from torchquant.weights import check_quantizable, check_replaceable, check_weight_method
 
@@ -23,7 +29,7 @@ Layer = TypeVar("Layer", bound=QuantizedLinear)
 
 def quantize_dynamic(
     model: torch.nn.Module,
-    modules: Types = LINEAR,
+    modules: Types | None = LINEAR,
     dtype: torch.dtype = torch.qint8,
     *,
     inplace: bool = False,
@@ -40,9 +46,11 @@ def quantize_dynamic(
 
     Args:
         model: Any module; a lone nn.Linear is replaced itself.
-        modules: The types to replace: {nn.Linear}.
+        modules: The types to replace: {nn.Linear}, which None means too.
         dtype: Of the weights: torch.qint8, as torch.ao calls it, or torch.int8, which is the same.
-        inplace: Whether to change ``model`` rather than a deep copy of it.
+        inplace: Whether to change ``model`` rather than a deep copy of it: all of its layers at
+            once, when each is quantized, so that an error or Ctrl-C leaves it as it was. The float
+            weights are freed then; up to then there are both, a quarter more than the floats.
         filter_fn: Called with (module, qualified name), once for every name of a module; False
             leaves that module in float.
 
@@ -53,8 +61,9 @@ def quantize_dynamic(
         TypeError: ``model`` is not a module, ``modules`` no set of types or ``filter_fn`` no
             function.
         ValueError: ``modules`` has a type that cannot be quantized, ``dtype`` is another, the model
-            has no layer to quantize, or a layer cannot be quantized (see
-            :meth:`DynamicLinear.from_float`); the message names it, and the model is as it was.
+            has no layer to quantize or is wrapped by torch.compile, or a layer cannot be quantized
+            (see :meth:`DynamicLinear.from_float`); the message names it, and the model is as it
+            was.
     """
     check_selection(model, modules, filter_fn)
     _check_dtype(dtype)
@@ -64,7 +73,7 @@ def quantize_dynamic(
         names,
         inplace,
         check_quantizable,
-        lambda layer, name: DynamicLinear.from_float(layer),
+        lambda layer, name: unchecked(DynamicLinear, layer),
     )
     return _put_in_place(model, names, layers)
 
@@ -81,7 +90,7 @@ def _check_dtype(dtype: torch.dtype) -> None:
 
 def quantize_weights(
     model: torch.nn.Module,
-    modules: Types = LINEAR,
+    modules: Types | None = LINEAR,
     *,
     inplace: bool = False,
     filter_fn: Filter | None = None,
@@ -95,7 +104,7 @@ def quantize_weights(
 
     Args:
         model: Any module; a lone nn.Linear is replaced itself.
-        modules: The types to replace: {nn.Linear}.
+        modules: The types to replace: {nn.Linear}, which None means too.
         inplace: Whether to change ``model`` rather than a deep copy of it.
         filter_fn: Called with (module, qualified name), once for every name of a module; False
             leaves that module in float.
@@ -117,7 +126,7 @@ def quantize_weights(
         names,
         inplace,
         check_replaceable,
-        lambda layer, name: WeightOnlyLinear.from_float(layer, weight_method=weight_method),
+        lambda layer, name: unchecked(WeightOnlyLinear, layer, weight_method=weight_method),
     )
     return _put_in_place(model, names, layers)
 
@@ -125,7 +134,7 @@ def quantize_weights(
 def quantize_static(
     model: torch.nn.Module,
     calibration: Calibration,
-    modules: Types = LINEAR,
+    modules: Types | None = LINEAR,
     *,
     inplace: bool = False,
     filter_fn: Filter | None = None,
@@ -150,7 +159,7 @@ def quantize_static(
     Args:
         model: The model that was calibrated; a lone nn.Linear is replaced itself.
         calibration: What :func:`torchquant.calibrate` returned for it.
-        modules: The types to replace: a subset of {nn.Linear}.
+        modules: The types to replace: {nn.Linear}, which None means too.
         inplace: Whether to change ``model`` rather than a deep copy of it.
         filter_fn: Called with (module, qualified name); False leaves that module in float.
         method: How ranges are read: "minmax", "percentile", "mse" or "entropy"; by default that of
@@ -176,15 +185,13 @@ def quantize_static(
             f"{', '.join(calibration.names)}"
         )
     qparams = {name: calibration.qparams(name, method=method) for name in names}
-    model, layers = _quantize_layers(
-        model,
-        names,
-        inplace,
-        check_quantizable,
-        lambda layer, name: StaticLinear.from_float(
-            layer, *qparams[name], weight_method=weight_method
-        ),
-    )
+
+    def static(layer: torch.nn.Linear, name: str) -> StaticLinear:
+        made = unchecked(StaticLinear, layer, weight_method=weight_method)
+        made.take_input_range(*qparams[name])
+        return made
+
+    model, layers = _quantize_layers(model, names, inplace, check_quantizable, static)
     links = _calibrated_links(model, names, calibration, layers) if chain else []
     for link in links:
         _connect(link, layers)
@@ -214,6 +221,25 @@ def _check_calibration(
             "calibration must be of this model, but it has no nn.Linear of the name "
             f"{', '.join(strange)}: calibrate the model that is quantized"
         )
+    for name in calibration.names:
+        if not name.endswith(":output"):
+            _check_width(linear(model, name), name, calibration)
+
+
+def _check_width(layer: torch.nn.Linear, name: str, calibration: Calibration) -> None:
+    """One that was loaded knows the number of values only, which must make up whole rows."""
+    known = calibration.in_features.get(name)
+    values = calibration.histograms[name].count
+    if known is not None and known != layer.in_features:
+        found = f"calibrated with {known} inputs"
+    elif values % max(1, layer.in_features) != 0:
+        found = f"calibrated with {values} values"
+    else:
+        return
+    raise ValueError(
+        f"calibration must be of this model, but {name or 'model'}, with {layer.in_features} "
+        f"inputs here, was {found}: calibrate the model that is quantized"
+    )
 
 
 def _quantize_layers(
@@ -243,7 +269,8 @@ def _quantize_layers(
 def _put_in_place(
     model: torch.nn.Module, names: list[str], layers: Mapping[torch.nn.Module, QuantizedLinear]
 ) -> torch.nn.Module:
-    return replace(model, names, lambda name: layers[linear(model, name)])
+    """All of them or, where that is interrupted, none."""
+    return replace_all(model, {name: layers[linear(model, name)] for name in names})
 
 
 def _calibrated_links(

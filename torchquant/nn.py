@@ -117,6 +117,18 @@ class QuantizedLinear(FixedDtypes):
         )
 
 
+def unchecked(
+    kind: type[Layer],
+    linear: torch.nn.Linear,
+    activation: str = "none",
+    weight_method: str = "minmax",
+) -> Layer:
+    """A layer with the quantized weight and the bias of a float one that can be quantized."""
+    layer = kind(linear.in_features, linear.out_features, linear.bias is not None, activation)
+    layer.take_weight(linear, weight_method)
+    return layer
+
+
 def _layer_of(
     kind: type[Layer],
     linear: torch.nn.Linear,
@@ -124,7 +136,7 @@ def _layer_of(
     activation: str,
     weight_method: str = "minmax",
 ) -> Layer:
-    """A layer with the quantized weight and the bias of a float one, if the check lets it pass."""
+    """As :func:`unchecked`, if the check lets it pass."""
     if not isinstance(linear, torch.nn.Linear):
         raise TypeError(
             f"linear must be a torch.nn.Linear, but got {type(linear).__name__}: pass the "
@@ -132,9 +144,7 @@ def _layer_of(
         )
     check(linear, "linear")
     check_weight_method(weight_method)
-    layer = kind(linear.in_features, linear.out_features, linear.bias is not None, activation)
-    layer.take_weight(linear, weight_method)
-    return layer
+    return unchecked(kind, linear, activation, weight_method)
 
 
 class DynamicLinear(QuantizedLinear):
@@ -246,10 +256,14 @@ class StaticLinear(QuantizedLinear):
                 one finite element.
         """
         layer = _layer_of(cls, linear, check_quantizable, activation, weight_method)
-        layer.input_scale, layer.input_zero_point = _one_pair(
-            input_scale, input_zero_point, linear.weight.device
-        )
+        layer.take_input_range(input_scale, input_zero_point)
         return layer
+
+    def take_input_range(self, input_scale: Tensor, input_zero_point: Tensor) -> None:
+        """Quantizes the input by these from now on."""
+        self.input_scale, self.input_zero_point = _one_pair(
+            input_scale, input_zero_point, self.weight_scale.device
+        )
 
     def requantize_for(self, reader: "StaticLinear") -> None:
         """Gives uint8 from now on, as ``reader`` quantizes its input."""

@@ -13,19 +13,33 @@ Types = Collection[type[torch.nn.Module]]
 LINEAR: Types = frozenset({torch.nn.Linear})
 
 
-def check_selection(model: torch.nn.Module, modules: Types, filter_fn: Filter | None) -> None:
+def check_selection(
+    model: torch.nn.Module, modules: Types | None, filter_fn: Filter | None
+) -> None:
     """Raises TypeError or ValueError where an argument is not what its name says."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(
             f"model must be a torch.nn.Module, but got {type(model).__name__}: pass the model "
             "itself"
         )
-    _check_modules(modules)
+    _check_not_compiled(model)
+    if modules is not None:
+        _check_modules(modules)
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(
             f"filter_fn must be a function of (module, name), but got {filter_fn!r}: return False "
             "from it for layers that stay in float"
         )
+
+
+def _check_not_compiled(model: torch.nn.Module) -> None:
+    """Names would be those of the wrapper, and what was compiled would stay as it was."""
+    for name, module in model.named_modules():
+        if "_orig_mod" in module._modules:
+            raise ValueError(
+                f"{name or 'model'} must not be wrapped by torch.compile, but is: pass what was "
+                "compiled, its _orig_mod, and compile the result"
+            )
 
 
 def _check_modules(modules: Types) -> None:
@@ -44,12 +58,15 @@ def _check_modules(modules: Types) -> None:
         )
 
 
-def select(model: torch.nn.Module, modules: Types, filter_fn: Filter | None) -> list[str]:
+def select(model: torch.nn.Module, modules: Types | None, filter_fn: Filter | None) -> list[str]:
     """One name for each layer of these exact types, but for those refused under any name.
+
+    None stands for all types that can be quantized.
 
     Raises:
         ValueError: there is none.
     """
+    modules = LINEAR if modules is None else modules
     names: dict[torch.nn.Module, str] = {}
     refused: set[torch.nn.Module] = set()
     for name, module in model.named_modules(remove_duplicate=False):

@@ -49,19 +49,18 @@ int64_t begin_of(const ChannelView& view, int64_t index) {
 void choose_for_runs(const Source& x, const ChannelView& view, const Chosen& chosen) {
   constexpr int64_t kFew = 256;
   const int64_t channel_size = std::max<int64_t>(1, view.outer * view.inner);
-  at::parallel_for(
-      0, view.channels, at::divup(kGrain, channel_size), [&](int64_t from, int64_t to) {
-        Ranges ranges;
-        for (int64_t channel = from; channel < to; channel += kFew) {
-          const int64_t count = std::min(kFew, to - channel);
-          ranges.assign(count, kEmptyRange);
-          for (int64_t i = 0; i < view.outer; ++i) {
-            const int64_t run = i * view.channels + channel;
-            merge_runs(x, view, begin_of(view, run), begin_of(view, run + count), channel, ranges);
-          }
-          chosen.choose(channel, ranges.data(), count);
-        }
-      });
+  parallel_for(0, view.channels, at::divup(kGrain, channel_size), [&](int64_t from, int64_t to) {
+    Ranges ranges;
+    for (int64_t channel = from; channel < to; channel += kFew) {
+      const int64_t count = std::min(kFew, to - channel);
+      ranges.assign(count, kEmptyRange);
+      for (int64_t i = 0; i < view.outer; ++i) {
+        const int64_t run = i * view.channels + channel;
+        merge_runs(x, view, begin_of(view, run), begin_of(view, run + count), channel, ranges);
+      }
+      chosen.choose(channel, ranges.data(), count);
+    }
+  });
 }
 
 struct ColumnRanges {
@@ -86,7 +85,7 @@ Ranges ranges_of_columns(const Source& x, const ChannelView& view, int64_t strid
   const int64_t width = view.channels * view.inner;
   Ranges ranges(view.channels, kEmptyRange);
   std::mutex mutex;
-  at::parallel_for(0, view.outer, at::divup(kGrain, width), [&](int64_t begin, int64_t end) {
+  parallel_for(0, view.outer, at::divup(kGrain, width), [&](int64_t begin, int64_t end) {
     ColumnRanges columns(width);
     kernels::active().range.columns(x.at_offset(begin * stride), kernel_float(x.dtype()),
                                     end - begin, stride, width, columns.min.data(),
@@ -113,6 +112,7 @@ Ranges ranges_of_columns(const Tensor& input, const ChannelView& view) {
 
 void choose(const Tensor& input, const ChannelView& view, int64_t quant_min, int64_t quant_max,
             bool symmetric, const std::tuple<Tensor, Tensor>& qparams) {
+  const DefaultFloats floats;
   const Chosen chosen = {std::get<0>(qparams).mutable_data_ptr<float>(),
                          std::get<1>(qparams).mutable_data_ptr<int32_t>(),
                          chosen_codes(quant_min, quant_max, symmetric)};

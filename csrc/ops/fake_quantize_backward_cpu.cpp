@@ -75,10 +75,10 @@ struct BlockSums {
 template <class Visit>
 void for_each_block(const BlockSums& sums, int64_t channel_size, Visit visit) {
   const int64_t block_size = std::min(channel_size, kSumBlock);
-  at::parallel_for(0, sums.channels * sums.blocks, at::divup(kGrain, block_size),
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t i = begin; i < end; ++i) visit(i / sums.blocks, i % sums.blocks);
-                   });
+  parallel_for(0, sums.channels * sums.blocks, at::divup(kGrain, block_size),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) visit(i / sums.blocks, i % sums.blocks);
+               });
 }
 
 // The elements of each channel follow each other.
@@ -104,24 +104,24 @@ void sum_columns(const Backward& b, BlockSums& sums) {
   const int64_t strips = at::divup(channels, width);
   const Tensor x = b.x.contiguous();
   const int64_t strip_size = std::min(b.view.outer, kSumBlock) * std::min(width, channels);
-  at::parallel_for(0, strips * sums.blocks, at::divup(kGrain, strip_size),
-                   [&](int64_t from, int64_t to) {
-                     for (int64_t i = from; i < to; ++i) {
-                       const int64_t block = i / strips, channel = i % strips * width;
-                       const int64_t columns = std::min(width, channels - channel);
-                       const int64_t padded = kernels::padded_columns(columns);
-                       const int64_t row = block * kSumBlock, first = row * channels + channel;
-                       std::vector<double> lanes(kernels::kSumLanes * padded);
-                       b.kernel.slope_columns(b.at(first, element(x, first)),
-                                              std::min(kSumBlock, b.view.outer - row), channels,
-                                              columns, b.params_from(channel), lanes.data());
-                       for (int64_t lane = 0; lane < kernels::kSumLanes; ++lane) {
-                         for (int64_t j = 0; j < columns; ++j) {
-                           sums.at(block, channel + j) += lanes[lane * padded + j];
-                         }
-                       }
+  parallel_for(0, strips * sums.blocks, at::divup(kGrain, strip_size),
+               [&](int64_t from, int64_t to) {
+                 for (int64_t i = from; i < to; ++i) {
+                   const int64_t block = i / strips, channel = i % strips * width;
+                   const int64_t columns = std::min(width, channels - channel);
+                   const int64_t padded = kernels::padded_columns(columns);
+                   const int64_t row = block * kSumBlock, first = row * channels + channel;
+                   std::vector<double> lanes(kernels::kSumLanes * padded);
+                   b.kernel.slope_columns(b.at(first, element(x, first)),
+                                          std::min(kSumBlock, b.view.outer - row), channels,
+                                          columns, b.params_from(channel), lanes.data());
+                   for (int64_t lane = 0; lane < kernels::kSumLanes; ++lane) {
+                     for (int64_t j = 0; j < columns; ++j) {
+                       sums.at(block, channel + j) += lanes[lane * padded + j];
                      }
-                   });
+                   }
+                 }
+               });
 }
 
 // Calls copy(element, position, count) for the stretches of elements that make up a block of a
@@ -171,6 +171,7 @@ std::tuple<Tensor, Tensor> run_backward(const Tensor& grad, const Tensor& input,
                                         const Tensor& scale, const Tensor& zero_point,
                                         const ChannelView& view, int64_t quant_min,
                                         int64_t quant_max, bool scale_requires_grad) {
+  const DefaultFloats floats;
   const auto gradients = new_gradients(input, scale, scale_requires_grad);
   const Backward b = {
       grad.contiguous(), input,    std::get<0>(gradients), view, Params(scale, zero_point),

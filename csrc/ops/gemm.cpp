@@ -1,10 +1,12 @@
 #include "gemm.h"
 
+#include <ATen/ops/empty.h>
 #include <unistd.h>
 
 #include <cstring>
-#include <memory>
 #include <vector>
+
+#include "scratch.h"
 
 namespace torchquant::ops {
 namespace {
@@ -133,7 +135,7 @@ void multiply_panels(const Gemm& g, const Rows& rows, int64_t first_panel, int64
   if (g.plain == nullptr || g.packed != nullptr) {  // one without depth is packed and null
     return multiply(g, rows, g.packed + first_panel * size, first_panel, last_panel);
   }
-  thread_local std::vector<int8_t> packed;
+  auto& packed = of_thread<std::vector<int8_t>>();
   make_room(packed, kPanelGroup * size);
   for (int64_t panel = first_panel; panel < last_panel; panel += kPanelGroup) {
     const int64_t end = std::min(panel + kPanelGroup, last_panel);
@@ -145,15 +147,10 @@ void multiply_panels(const Gemm& g, const Rows& rows, int64_t first_panel, int64
   }
 }
 
-RowBlock& own_block() {
-  thread_local RowBlock block;
-  return block;
-}
-
 // Some rows by some panels, the rows prepared by this very thread.
 void prepare_and_multiply(const Gemm& g, int64_t first, int64_t count, int64_t first_panel,
                           int64_t last_panel) {
-  RowBlock& block = own_block();
+  auto& block = of_thread<RowBlock>();
   make_room(g, count, block);
   for (int64_t i = 0; i < count; ++i) prepare_row(g, first + i, i, block);
   multiply_panels(g, {first, count, block, 0}, first_panel, last_panel);
@@ -215,7 +212,7 @@ int64_t row_block(const Gemm& g) {
 // Each thread takes rows, in nearly equal blocks that stay in its L2 while the whole weight passes
 // by.
 void run_by_rows(const Gemm& g, int64_t pieces) {
-  at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
     const int64_t first = part(g.rows, pieces, begin);
     const int64_t rows = part(g.rows, pieces, end) - first;
     const int64_t blocks = at::divup(rows, row_block(g));
@@ -235,11 +232,11 @@ void run_by_panels(const Gemm& g, Grid grid) {
   RowBlock shared;
   if (!each_prepares) {
     make_room(g, g.rows, shared);
-    at::parallel_for(0, g.rows, at::divup(kGrain, g.depth), [&](int64_t begin, int64_t end) {
+    parallel_for(0, g.rows, at::divup(kGrain, g.depth), [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) prepare_row(g, m, m, shared);
     });
   }
-  at::parallel_for(0, grid.rows * grid.panels, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, grid.rows * grid.panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t i = piece / grid.panels, j = piece % grid.panels;
       const int64_t first = part(g.rows, grid.rows, i);
@@ -269,15 +266,17 @@ bool packs_on_the_way(const Gemm& g, Grid grid) {
 // Packs the whole weight first, for rows that would each pack it again.
 void run_packed(Gemm g, Grid grid) {
   const int64_t size = panel_size(g.depth);
-  const auto packed = std::make_unique_for_overwrite<int8_t[]>(panel_count(g.columns) * size);
+  // A tensor: where it does not fit, the error says how large it is.
+  const Tensor whole = at::empty({panel_count(g.columns) * size}, at::kChar);
+  auto* packed = whole.mutable_data_ptr<int8_t>();
   for_panels(g.columns, g.depth, [&](int64_t begin, int64_t end) {
-    pack_panels(g.plain->source, begin, end, packed.get() + begin * size);
+    pack_panels(g.plain->source, begin, end, packed + begin * size);
     if (g.epilogue.row_zero_point != nullptr) {
-      sum_panels(packed.get() + begin * size, g.depth, begin, end,
+      sum_panels(packed + begin * size, g.depth, begin, end,
                  g.plain->sums + begin * kernels::kPanel);
     }
   });
-  g.packed = packed.get();
+  g.packed = packed;
   run_grid(g, grid);
 }
 

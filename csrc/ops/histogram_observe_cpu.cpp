@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "memory_order.h"
+#include "scratch.h"
 #include "source.h"
 #include "write_out.h"
 
@@ -14,12 +15,12 @@ using kernels::kNothingSeen;
 using kernels::Observed;
 
 // Half a megabyte for each thread that ever observed, zero between calls.
-uint32_t* tables_of_thread() {
-  static thread_local std::vector<uint32_t> tables(kBins * kernels::kTables);
-  return tables.data();
-}
+struct Tables {
+  std::vector<uint32_t> counters = std::vector<uint32_t>(kBins * kernels::kTables);
+};
 
-// Adds elements [begin, end), fewer than 2^32, to the tables.
+// Adds elements [begin, end), fewer than 2^32, to the tables. Only the first read may fail, for
+// want of memory: later there would be something in the tables.
 Observed observe_elements(const Source& x, int64_t begin, int64_t end, uint32_t* tables) {
   Observed seen = kNothingSeen;
   Piece piece;
@@ -46,8 +47,8 @@ std::mutex& merging() {
 
 void observe(const Source& x, int64_t* counts, float* range) {
   constexpr int64_t kMost = int64_t{1} << 31;  // what a counter holds with certainty
-  at::parallel_for(0, x.size(), kGrain, [&](int64_t begin, int64_t end) {
-    uint32_t* tables = tables_of_thread();
+  parallel_for(0, x.size(), kGrain, [&](int64_t begin, int64_t end) {
+    uint32_t* tables = of_thread<Tables>().counters.data();
     for (; begin < end; begin += kMost) {
       const Observed seen = observe_elements(x, begin, std::min(end, begin + kMost), tables);
       const std::lock_guard lock(merging());

@@ -9,6 +9,7 @@
 #include "../math/mse_range.h"
 #include "kernel_types.h"
 #include "outputs.h"
+#include "parallel.h"
 
 namespace torchquant::ops {
 namespace {
@@ -91,6 +92,7 @@ std::tuple<Tensor, Tensor> histogram_qparams(const Tensor& counts, const Tensor&
                                              int64_t quant_min, int64_t quant_max, bool symmetric,
                                              std::string_view method, double percentile) {
   check_histogram_qparams(counts, range, quant_min, quant_max, symmetric, method, percentile);
+  const DefaultFloats floats;
   const Tensor on_host = counts.cpu().contiguous(), range_on_host = range.cpu().contiguous();
   const auto* seen = on_host.const_data_ptr<int64_t>();
   const auto* ends = range_on_host.const_data_ptr<float>();

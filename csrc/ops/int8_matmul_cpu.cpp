@@ -41,13 +41,13 @@ void multiply_unpacked(const Tensor& a, const Tensor& b, int32_t* out) {
   const int64_t depth = b.size(0), columns = b.size(1);
   const int64_t stride = columns > 1 ? b.stride(1) : depth;
   const int64_t column_products = std::max<int64_t>(1, a.size(0) * depth);
-  at::parallel_for(0, columns, at::divup(kernel.products_per_thread, column_products),
-                   [&](int64_t begin, int64_t end) {
-                     kernel.multiply_unpacked(
-                         {rows.data, rows.row_bytes, rows.are_signed(), a.size(0), depth,
-                          static_cast<const char*>(b.const_data_ptr()) + begin * stride, stride,
-                          b.scalar_type() == at::kChar, end - begin, out + begin, columns});
-                   });
+  parallel_for(0, columns, at::divup(kernel.products_per_thread, column_products),
+               [&](int64_t begin, int64_t end) {
+                 kernel.multiply_unpacked(
+                     {rows.data, rows.row_bytes, rows.are_signed(), a.size(0), depth,
+                      static_cast<const char*>(b.const_data_ptr()) + begin * stride, stride,
+                      b.scalar_type() == at::kChar, end - begin, out + begin, columns});
+               });
 }
 
 // One pair of matrices of a batch, b at any strides.
@@ -77,7 +77,7 @@ Tensor int8_matmul_cpu(const Tensor& a, const Tensor& b) {
   auto* results = out.mutable_data_ptr<int32_t>();
   // A batch is shared out matrix by matrix where there are enough; nested regions run serially.
   const int64_t grain = batch >= at::get_num_threads() ? 1 : batch;
-  at::parallel_for(0, batch, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, batch, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       multiply_plain(lefts[i], rights[i], results + i * out.size(-2) * out.size(-1));
     }

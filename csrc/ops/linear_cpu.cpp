@@ -92,6 +92,7 @@ Tensor linear_static_cpu(const Tensor& input, const Tensor& input_scale,
   const ScalarType out_dtype = check_linear_static(
       input, input_scale, input_zero_point, packed_weight, weight_scale, weight_sum, bias,
       activation, output_scale, output_zero_point, output_dtype);
+  const DefaultFloats floats;
   const Layer layer =
       new_layer(input, packed_weight, weight_scale, weight_sum, bias, activation, out_dtype);
   const QParams from = read_qparams(input_scale, input_zero_point);

@@ -18,7 +18,7 @@ void for_each_span(const Tensor& codes, int64_t num_bits, int64_t row_bytes, Spa
   const int64_t row = is_dense ? codes.numel() : codes.size(-1);
   const int64_t spans_of_row = at::divup(row, kGrain);
   const int64_t spans = codes.numel() / row * spans_of_row;
-  at::parallel_for(0, spans, at::divup(kGrain, row), [&](int64_t from, int64_t to) {
+  parallel_for(0, spans, at::divup(kGrain, row), [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
       const int64_t offset = i % spans_of_row * kGrain;
       span(i / spans_of_row * row + offset, std::min(kGrain, row - offset),

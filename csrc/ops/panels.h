@@ -1,11 +1,10 @@
 // Packing a weight into panels, for pack_weight and for the plain matmul.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 
 #include "kernel_types.h"
+#include "parallel.h"
 
 namespace torchquant::ops {
 
@@ -57,7 +56,7 @@ inline void sum_panels(const int8_t* packed, int64_t in_features, int64_t begin,
 template <class Work>
 void for_panels(int64_t out_features, int64_t in_features, Work work) {
   const int64_t grain = at::divup(kGrain, std::max<int64_t>(1, panel_size(in_features)));
-  at::parallel_for(0, panel_count(out_features), grain, work);
+  parallel_for(0, panel_count(out_features), grain, work);
 }
 
 }  // namespace torchquant::ops

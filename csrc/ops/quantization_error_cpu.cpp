@@ -16,7 +16,7 @@ template <class Sums>
 std::vector<ErrorSums> block_sums(const Tensor& original, const Tensor& approximation, Sums sums) {
   const Source x(original, Source::Reads::rows), y(approximation, Source::Reads::rows);
   std::vector<ErrorSums> blocks(at::divup(x.size(), kSumBlock));
-  at::parallel_for(0, blocks.size(), kGrain / kSumBlock, [&](int64_t from, int64_t to) {
+  parallel_for(0, blocks.size(), kGrain / kSumBlock, [&](int64_t from, int64_t to) {
     Piece of_x, of_y;
     for (int64_t block = from; block < to; ++block) {
       const int64_t begin = block * kSumBlock, end = std::min(x.size(), begin + kSumBlock);
@@ -62,6 +62,7 @@ double snr_db(const ErrorSums& total) {
 
 Tensor quantization_error_cpu(const Tensor& original, const Tensor& approximation) {
   check_quantization_error(original, approximation);
+  const DefaultFloats floats;
   const ErrorSums total = add_blocks(block_sums(original, approximation));
   const auto count = static_cast<double>(original.numel());
   const Tensor errors = new_errors(original);

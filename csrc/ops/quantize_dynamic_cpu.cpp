@@ -46,7 +46,7 @@ Quantized quantize_rows(const Tensor& input, int64_t group_size, int64_t groups,
   auto* zero_points = zero_point.mutable_data_ptr<int32_t>();
   const int64_t size = input.size(-1), whole = size / group_size;
   const int64_t grain = at::divup(kGrain, std::max<int64_t>(1, size));
-  at::parallel_for(0, row_count(input), grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, row_count(input), grain, [&](int64_t begin, int64_t end) {
     std::vector<Range> ranges;
     for (int64_t m = begin; m < end; ++m) {
       const auto row_from = [&](int64_t group) {
@@ -82,6 +82,7 @@ Quantized quantize_dynamic_per_group_cpu(const Tensor& input, int64_t group_size
 Quantized quantize_dynamic_per_tensor_cpu(const Tensor& input, int64_t quant_min, int64_t quant_max,
                                           bool symmetric, ScalarType dtype) {
   check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
+  const DefaultFloats floats;
   const Quantized result = new_quantized(input, dtype, new_qparams_per_tensor(input));
   const Tensor &q = std::get<0>(result), &scale = std::get<1>(result),
                &zero_point = std::get<2>(result);

@@ -2,7 +2,6 @@
 // consecutive, through a small buffer where its columns are, and copied only where neither is.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "kernel_types.h"
+#include "parallel.h"
 
 namespace torchquant::ops {
 
@@ -169,20 +169,18 @@ template <class Visit>
 void for_each_tile_row(const Source& source, Visit visit) {
   const Tiles tiles(source);
   const auto size = static_cast<int64_t>(c10::elementSize(source.dtype()));
-  at::parallel_for(0, tiles.count(), at::divup(kGrain, tiles.size()),
-                   [&](int64_t from, int64_t to) {
-                     std::vector<char> rows(kTileRows * kTileStride * size);
-                     for (int64_t i = from; i < to; ++i) {
-                       const Tiles::Tile tile = tiles[i];
-                       kernels::active().transpose.tile(source.at_offset(tile.offset),
-                                                        tiles.layout.strides.back(), rows.data(),
-                                                        kTileStride, tile.rows, tile.columns, size);
-                       for (int64_t r = 0; r < tile.rows; ++r) {
-                         const int64_t begin = tile.first + r * tiles.apart;
-                         visit(begin, begin + tile.columns, rows.data() + r * kTileStride * size);
-                       }
-                     }
-                   });
+  parallel_for(0, tiles.count(), at::divup(kGrain, tiles.size()), [&](int64_t from, int64_t to) {
+    std::vector<char> rows(kTileRows * kTileStride * size);
+    for (int64_t i = from; i < to; ++i) {
+      const Tiles::Tile tile = tiles[i];
+      kernels::active().transpose.tile(source.at_offset(tile.offset), tiles.layout.strides.back(),
+                                       rows.data(), kTileStride, tile.rows, tile.columns, size);
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        const int64_t begin = tile.first + r * tiles.apart;
+        visit(begin, begin + tile.columns, rows.data() + r * kTileStride * size);
+      }
+    }
+  });
 }
 
 // Calls visit(begin, end, data) in parallel for stretches of elements, in the order of the result,
@@ -191,7 +189,7 @@ template <class Visit>
 void for_each_stretch(const Source& source, Visit visit) {
   if (source.size() == 0) return;
   if (!source.layout().has_rows()) return for_each_tile_row(source, visit);
-  at::parallel_for(0, source.size(), kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, source.size(), kGrain, [&](int64_t begin, int64_t end) {
     Piece piece;
     while (begin < end) {
       const int64_t stop = source.stop_of(begin, end);
