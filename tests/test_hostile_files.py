@@ -39,21 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def of_cpp(folder: Path, reader: Path) -> list[str]:
+def of_cpp(folder: Path, model_files: Path) -> list[str]:
     paths = [folder / str(number) for number in range(len(HOSTILE))]
-    ran = subprocess.run([reader, "load", *paths], capture_output=True, text=True, check=True)
+    ran = subprocess.run([model_files, "load", *paths], capture_output=True, text=True, check=True)
     lines = ran.stdout.splitlines()
     assert len(lines) == len(paths)
     return lines
-
-
-@pytest.fixture(scope="module")
-def reader() -> Path:
-    """A program of tests/cpp."""
-    program = ROOT / os.environ.get("TORCHQUANT_BUILD_DIR", "build") / "tests/cpp/model_files"
-    if not program.is_file():
-        pytest.skip(f"{program} is not built: make test-cpp")
-    return program
 
 
 def assert_is(outcome: str, path: Path, message: str | None) -> None:
@@ -96,7 +87,7 @@ def _pipe(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [Path.mkdir, _pipe], ids=["folder", "pipe"])
 def test_what_is_no_file_is_not_waited_for(
-    make: Callable[[Path], None], tmp_path: Path, reader: Path
+    make: Callable[[Path], None], tmp_path: Path, model_files: Path
 ) -> None:
     path = tmp_path / "odd"
     make(path)
@@ -105,18 +96,18 @@ def test_what_is_no_file_is_not_waited_for(
         "torchquant.save_quantized wrote"
     )
     assert_is(outcome_of_python(path), path, message)
-    ran = subprocess.run([reader, "load", path], capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([model_files, "load", path], capture_output=True, text=True, timeout=60)
     assert_is(ran.stdout.strip(), path, message)
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, reader: Path) -> None:
+def test_what_cannot_be_read_is_named(tmp_path: Path, model_files: Path) -> None:
     path = tmp_path / ("x" * 300)
     message = (
         f"{path} cannot be read (File name too long): pass what torchquant.save_quantized wrote"
     )
     with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
         torchquant.load_quantized(build(), path)
-    ran = subprocess.run([reader, "load", path], capture_output=True, text=True)
+    ran = subprocess.run([model_files, "load", path], capture_output=True, text=True)
     assert ran.stdout.strip() == message
 
 

@@ -317,14 +317,12 @@ def test_what_would_not_be_loaded_is_not_saved(path: Path) -> None:
     with pytest.raises(ValueError, match=r": nothing was written$") as refused:
         torchquant.save_quantized(model, path)
     assert str(refused.value) == (
-        f"{path}: layer '2': output_dtype must be null or one of float32, float16, bfloat16, uint8, "
-        'int8, but is "float64": nothing was written'
+        f"{path}: layer '2': output_dtype must be null or one of float32, float16, bfloat16, "
+        'uint8, int8, but is "float64": nothing was written'
     )
     model = torchquant.quantize_dynamic(mlp())
     model[3].weight_scale[1] = torch.nan
-    with pytest.raises(
-        ValueError, match=r"3\.weight_scale must be positive and finite, but has"
-    ):
+    with pytest.raises(ValueError, match=r"3\.weight_scale must be positive and finite, but has"):
         torchquant.save_quantized(model, path)
     wide = nn.Sequential(DynamicLinear(65_794, 1))
     with pytest.raises(ValueError, match="in_features must be at most 65793 in a layer that mult"):
