@@ -365,6 +365,13 @@ HOSTILE: dict[str, tuple[Change, str | None]] = {
         NO_JSON,
     ),
     "about-control": (of_about(replaced('"version"', '"\n": 1, "version"')), NO_JSON),
+    **{
+        f"entry-of-depth-{depth}": (
+            of_about(replaced('"in_features": 5', f'"in_features": {"[" * depth}{"]" * depth}')),
+            REFUSED,
+        )
+        for depth in (60, 61, 62, 70, 500, 900, 950, 970, 990)
+    },
     "about-beyond": (of_about(lambda text: text + "1"), NO_JSON),
     "about-mark": (of_about(lambda text: "\ufeff" + text), NO_JSON),
     "about-comma": (of_about(lambda text: text[:-1] + ",}"), NO_JSON),

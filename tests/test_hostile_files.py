@@ -113,16 +113,16 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, model_files: Path) -> None
 
 def test_the_formats_have_no_pickle() -> None:
     """Nothing that reads our files could run what is in them."""
-    sources = [
-        *ROOT.glob("torchquant/*.py"),
-        *ROOT.glob("csrc/**/*.cpp"),
-        *ROOT.glob("csrc/**/*.h"),
-    ]
-    assert len(sources) > 40
-    for source in sources:
-        code = source.read_text()
-        assert not re.search(r"^\s*(import|from) (pickle|shelve|marshal)", code, re.MULTILINE)
-        assert not re.search(r"torch\.load\(|pickle_load\(|pickle\.loads?\(", code), source
+    sources = [path for kind in ("torchquant/**/*.py", "csrc/**/*.*") for path in ROOT.glob(kind)]
+    assert len(sources) > 80
+    unpicklers = r"torch\.load\(|^\s*(import|from) (pickle|shelve|marshal)|pickle_load|pickle\.load"
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sources
+        if re.search(unpicklers, path.read_text(), re.MULTILINE)
+    }
+    # Float weights, by weights_only; and what a program of the demo's own has just written.
+    assert found == {"torchquant/commands/quantize.py", "torchquant/demo/cpp.py"}
 
 
 @pytest.fixture(scope="module")

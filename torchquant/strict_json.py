@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MISSING = "missing"
-_MOST_VALUES = 2**23  # 10^5 layers have 5 * 10^6; a gigabyte at most while they are read
+_MOST_VALUES = 2**23  # 10^5 layers have 4 * 10^6; a gigabyte at most while they are read
 _LONGEST = 200
 # Control characters, and those that turn the direction of a line.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -73,7 +73,10 @@ def printable(text: str) -> str:
 
 def shown(value: object) -> str:
     """A value as JSON has it, for messages."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    except RecursionError:
+        return "nested too deep to show"
     return printable(text)
 
 
