@@ -7,8 +7,6 @@ import json
 import math
 import re
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,24 +119,6 @@ def test_a_save_that_fails_leaves_the_old_file(
         patched.setattr(failing, fail)
         with pytest.raises(OSError, match="disk full"):
             calibration_of(floats(5)).save(path)
-    assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_a_full_disk_leaves_the_old_file(path: Path) -> None:
-    """Files may grow to 1,000 bytes only in this process, so the new one ends half way."""
-    before = path.read_bytes()
-    code = f"""
-import resource, signal, torchquant
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    torchquant.Calibration(["layer"]).save({str(path)!r})
-except OSError as error:
-    print(error)
-"""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f"{path} cannot be written" in ran.stdout
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
