@@ -248,6 +248,11 @@ struct TORCHQUANT_API Histogram {
   at::Tensor counts, range;  // as histogram_observe_ takes them
 
   Histogram();
+  Histogram(const Histogram& other);  // copies have memory of their own
+  Histogram& operator=(const Histogram& other);
+  Histogram(Histogram&&) noexcept = default;
+  Histogram& operator=(Histogram&&) noexcept = default;
+  ~Histogram() = default;
   void observe(const at::Tensor& input);
   // Adds what another observed.
   void merge(const Histogram& other);
@@ -265,10 +270,11 @@ struct QuantizedModel {
   std::map<std::string, at::Tensor> tensors;
 };
 
-// The files of torchquant.save_quantized: safetensors, their format in docs/deployment.md. Saving
-// replaces an old file whole or not at all, and refuses what could not be loaded. Loading refuses a
-// file whole, saying what is wrong with which key, where it is damaged, foreign or of a newer
-// version.
+// The files of torchquant.save_quantized: safetensors, their format in docs/deployment.md. A layer
+// that a model has under several names is a layer of the first, and has its tensors under the other
+// names. Saving replaces an old file whole or not at all, and refuses what could not be loaded.
+// Loading refuses a file whole, saying what is wrong with which key, where it is damaged, foreign
+// or of a newer version.
 TORCHQUANT_API void save_quantized(const QuantizedModel& model, const std::string& path);
 TORCHQUANT_API QuantizedModel load_quantized(const std::string& path);
 

@@ -60,6 +60,16 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cpp.build(tmp_path_factory.mktemp("examples"))
 
 
+@pytest.fixture(scope="session")
+def model_files() -> Path:
+    """The program of tests/cpp/model_files.cpp."""
+    build = Path(__file__).parent.parent / os.environ.get("TORCHQUANT_BUILD_DIR", "build")
+    program = build / "tests" / "cpp" / "model_files"
+    if not program.is_file():
+        pytest.skip(f"{program} is not built: make test-cpp")
+    return program
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

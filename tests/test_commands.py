@@ -534,15 +534,15 @@ class TestInspect:
             (lambda path: path.mkdir(), "out is no whole safetensors file ("),
             (
                 lambda path: save_file({"x": torch.zeros(1)}, path),
-                "out must hold a quantized model, but its metadata is {}",
+                "out must hold a quantized model, but its format is missing",
             ),
             (
                 lambda path: save_file({"x": torch.zeros(1)}, path, {"torchquant": "{"}),
-                "out: its metadata is no JSON (",
+                "out: its metadata is no JSON: ",
             ),
             (
                 lambda path: save_file({"x": torch.zeros(1)}, path, {"torchquant": "[]"}),
-                "out must hold a quantized model, but its metadata is {'torchquant': '[]'}",
+                "out must hold a quantized model, but its format is missing",
             ),
         ],
     )
@@ -552,6 +552,20 @@ class TestInspect:
     ) -> None:
         write(Path("out"))
         assert fails(capsys, "inspect", "out", *options).startswith(message)
+
+    def test_obeys_nothing_that_a_name_says(self, capsys: Capture) -> None:
+        """Control characters would clear the terminal or rewrite what stands on it."""
+        name = "\x1b[2J\rlayer\x9b\u202e"
+        shown = "\\u001b[2J\\u000dlayer\\u009b\\u202e"
+        model = nn.ModuleDict({name: nn.Linear(4, 3), "norm\x07": nn.LayerNorm(3)})
+        torchquant.save_quantized(torchquant.quantize_dynamic(model), "out")
+        printed = succeeds(capsys, "inspect", "out")
+        assert shown in printed
+        assert "norm\\u0007.weight" in printed
+        torchquant.Calibration([name]).save("calibration")
+        printed += succeeds(capsys, "inspect", "calibration")
+        assert printed.count(shown) == 3
+        assert not set(printed) & set("\x1b\r\x07\x9b\u202e")
 
     @pytest.mark.parametrize("kind", ["model", "calibration"])
     def test_a_damaged_file(self, kind: str, capsys: Capture) -> None:
@@ -563,7 +577,7 @@ class TestInspect:
         Path("out").write_bytes(whole[:-1])
         assert "out is no whole safetensors file" in fails(capsys, "inspect", "out")
         Path("out").write_bytes(whole.replace(b'version\\": 1', b'version\\": 2'))
-        assert "out must have version 1, but has 2" in fails(capsys, "inspect", "out")
+        assert "out must have version 1, but its version is 2" in fails(capsys, "inspect", "out")
 
 
 def _sizes(count: int, size: int, in_float32: int) -> dict[str, Any]:

@@ -210,7 +210,7 @@ MISTAKES = {
     ),
     "no-threads": ("run_model", [MODEL, X, "y.pt", "0"], "THREADS must be"),
     "save-no-folder": ("quantize_network", ["none/net"], "none/net cannot be written"),
-    "load-missing": ("quantize_network", ["--load", "none", TENSOR, "y.pt"], "cannot open none"),
+    "load-missing": ("quantize_network", ["--load", "none", TENSOR, "y.pt"], "none does not exist"),
     "load-foreign": (
         "quantize_network",
         ["--load", X, TENSOR, "y.pt"],

@@ -311,6 +311,32 @@ def test_state_that_no_file_can_hold(
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_what_would_not_be_loaded_is_not_saved(path: Path) -> None:
+    model = static_mlp().double()
+    path.write_text("old")
+    with pytest.raises(ValueError, match=r": nothing was written$") as refused:
+        torchquant.save_quantized(model, path)
+    assert str(refused.value) == (
+        f"{path}: layer '2': output_dtype must be null or one of float32, float16, bfloat16, "
+        'uint8, int8, but is "float64": nothing was written'
+    )
+    model = torchquant.quantize_dynamic(mlp())
+    model[3].weight_scale[1] = torch.nan
+    with pytest.raises(ValueError, match=r"3\.weight_scale must be positive and finite, but has"):
+        torchquant.save_quantized(model, path)
+    wide = nn.Sequential(DynamicLinear(65_794, 1))
+    with pytest.raises(ValueError, match="in_features must be at most 65793 in a layer that mult"):
+        torchquant.save_quantized(wide, path)
+    odd = torchquant.quantize_dynamic(nn.ModuleDict({"layer": nn.Linear(3, 2)}))
+    odd.register_buffer("__metadata__", torch.ones(1))
+    with pytest.raises(
+        ValueError, match="__metadata__ must be another name, for safetensors needs"
+    ):
+        torchquant.save_quantized(odd, path)
+    assert path.read_text() == "old"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 class _Buffers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -536,5 +562,5 @@ def test_loading_under_inference_mode_leaves_a_model_that_trains(path: Path) -> 
 
 def test_files_of_the_plain_library_are_foreign(path: Path) -> None:
     save_file(dict(mlp().state_dict()), path)
-    with pytest.raises(ValueError, match="must hold a quantized model, but its metadata is"):
+    with pytest.raises(ValueError, match="must hold a quantized model, but its format is missing"):
         torchquant.load_quantized(mlp, path)

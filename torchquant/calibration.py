@@ -13,6 +13,7 @@ from torch import Tensor
 from torchquant import calibration_file
 from torchquant.codes import code_range
 from torchquant.histogram import METHODS, Histogram, check_method
+from torchquant.strict_json import printable
 from torchquant.tables import Value, table
 
 if TYPE_CHECKING:
@@ -211,6 +212,8 @@ class Calibration:
         """Writes the state to a safetensors file, beside it first, so that none is left half done.
 
         Raises:
+            ValueError: :meth:`load` would refuse it (NaN or Inf was observed, say); the message
+                says why, and nothing was written.
             OSError: the file cannot be written; an old one is as it was.
         """
         numbers = {
@@ -229,14 +232,12 @@ class Calibration:
 
         Raises:
             FileNotFoundError: there is no such file.
+            OSError: it cannot be read.
             ValueError: it is no calibration, damaged, or of a newer version; the message says what
                 is wrong with which key.
         """
         histograms, numbers = calibration_file.read(path)
-        try:
-            calibration = cls((), numbers["method"], numbers["percentile"])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        calibration = cls((), numbers["method"], numbers["percentile"])
         calibration.histograms = histograms
         calibration.calls = numbers["calls"]
         calibration.owners = numbers["owners"]
@@ -281,7 +282,7 @@ class Calibration:
         if self.interrupted:
             lines.append("interrupted: the last batch is only partly in it")
         if self.never_called:
-            lines.append(f"never called: {', '.join(self.never_called)}")
+            lines.append(f"never called: {', '.join(map(printable, self.never_called))}")
         rows = sorted(
             self.rows(num_bits=num_bits, symmetric=symmetric), key=lambda row: row["values"] == 0
         )

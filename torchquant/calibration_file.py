@@ -6,19 +6,11 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-from torch import Tensor
-
 from torchquant import safetensors_file
-from torchquant.histogram import Histogram
+from torchquant.histogram import Histogram, check_method
+from torchquant.strict_json import printable, shown_entry, some
 
-KIND = safetensors_file.Kind(
-    format="torchquant.calibration",
-    version=1,
-    content="a calibration",
-    writer="Calibration.save",
-    remedy="calibrate again",
-)
-_NUMBERS: Mapping[str, type] = {
+_KINDS: Mapping[str, type] = {
     "method": str,
     "percentile": float,
     "batches": int,
@@ -26,6 +18,14 @@ _NUMBERS: Mapping[str, type] = {
     "calls": dict,
     "owners": dict,
 }
+KIND = safetensors_file.Kind(
+    format="torchquant.calibration",
+    version=1,
+    entries=frozenset(_KINDS),
+    content="a calibration",
+    writer="Calibration.save",
+    remedy="calibrate again",
+)
 
 
 def write(
@@ -36,42 +36,52 @@ def write(
     for name, histogram in histograms.items():
         tensors[f"{name}.counts"] = histogram.counts
         tensors[f"{name}.range"] = histogram.range
-    safetensors_file.write(path, KIND, numbers, tensors)
+    safetensors_file.write(path, KIND, numbers, tensors, _checked)
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Histogram], dict[str, Any]]:
     """The histograms and numbers of a file, or ValueError that says what is wrong with it."""
-    with safetensors_file.opened(path, KIND) as (file, about):
-        _check_numbers(path, about)
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return _read_histograms(path, tensors, about["calls"]), about
+    with (
+        safetensors_file.opened(path, KIND) as (file, about),
+        safetensors_file.refusing(path, KIND.remedy),
+    ):
+        return _checked(file, about), about
 
 
-def _check_numbers(path: str | PathLike[str], about: Mapping[str, Any]) -> None:
-    for key, kind in _NUMBERS.items():
+def _checked(file: safetensors_file.Opened, about: Mapping[str, Any]) -> dict[str, Histogram]:
+    _check_numbers(about)
+    return _read_histograms(file, about["calls"])
+
+
+def _check_numbers(about: Mapping[str, Any]) -> None:
+    for key, kind in _KINDS.items():
         if type(about.get(key)) is not kind:
             raise ValueError(
-                f"{path}: {key} must be of type {kind.__name__}, but is {about.get(key)!r}"
+                f"{key} must be of type {kind.__name__}, but is {shown_entry(about, key)}"
             )
-    counts = [*about["calls"].items(), *about["owners"].items()]
-    for key, count in [("batches", about["batches"]), *counts]:
-        if type(count) is not int or count < 0:
-            raise ValueError(f"{path}: {key} must be a number of times, but is {count!r}")
+    check_method(printable(about["method"]), about["percentile"])
+    for counts in ({"batches": about["batches"]}, about["calls"], about["owners"]):
+        for key, count in counts.items():
+            if type(count) is not int or count < 0:
+                raise ValueError(
+                    f"{printable(key)} must be a number of times, but is {shown_entry(counts, key)}"
+                )
 
 
 def _read_histograms(
-    path: str | PathLike[str], tensors: Mapping[str, Tensor], calls: Mapping[str, int]
+    file: safetensors_file.Opened, calls: Mapping[str, int]
 ) -> dict[str, Histogram]:
     wanted = {f"{name}.{part}" for name in calls for part in ("counts", "range")}
-    if set(tensors) != wanted:
+    found = set(file.keys())
+    if found != wanted:
         raise ValueError(
-            f"{path} must hold counts and range of each layer, but lacks "
-            f"{sorted(wanted - set(tensors))} and has {sorted(set(tensors) - wanted)} beyond them"
+            f"it must hold counts and range of each layer, but lacks {some(wanted - found)} and "
+            f"has {some(found - wanted)} beyond them"
         )
     histograms = {}
     for name in calls:
-        counts, range = tensors[f"{name}.counts"], tensors[f"{name}.range"]
-        histograms[name] = Histogram.checked(counts, range, f"{path}: {name}")
+        counts, range = file.get_tensor(f"{name}.counts"), file.get_tensor(f"{name}.range")
+        histograms[name] = Histogram.checked(counts, range, printable(name))
         if calls[name] == 0 and histograms[name].count > 0:
-            raise ValueError(f"{path}: {name} was called 0 times, but its counts are not zero")
+            raise ValueError(f"{printable(name)} was called 0 times, but its counts are not zero")
     return histograms

@@ -127,6 +127,8 @@ class Histogram:
         histogram = cls(counts, range)
         if bool((counts < 0).any()) or histogram.has_nan_or_inf():
             raise ValueError(f"{name}: counts must not be negative, nor count NaN or Inf")
+        if counts.double().sum() >= 2**62:  # or no range could be read from them
+            raise ValueError(f"{name}: counts must add up to less than 2^62")
         if not histogram._range_fits():
             raise ValueError(
                 f"{name}: range {range.tolist()} does not fit the bins that were counted"

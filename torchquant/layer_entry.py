@@ -18,7 +18,9 @@ from torchquant.nn import (
     StaticLinear,
     WeightOnlyLinear,
 )
+from torchquant.strict_json import printable, shown, shown_entry
 from torchquant.tables import for_json
+from torchquant.weights import MAX_IN_FEATURES
 
 SCHEMES: Mapping[str, type[QuantizedLinear]] = {
     "dynamic": DynamicLinear,
@@ -31,6 +33,16 @@ _CODES = {"uint8": torch.uint8, "int8": torch.int8}
 
 Choice = TypeVar("Choice")
 Form = tuple[torch.dtype, list[int]]  # dtype and shape of a tensor
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Its name in the header and in messages."""
+    return str(dtype).removeprefix("torch.")
+
+
+def form_name(form: Form) -> str:
+    """A form, for messages."""
+    return f"{dtype_name(form[0])} {form[1]}"
 
 
 @dataclass(frozen=True)
@@ -67,14 +79,14 @@ class LayerEntry:
         if self.scheme != "static":
             del entry["requantize"], entry["output_dtype"]
         elif self.output_dtype is not None:
-            entry["output_dtype"] = str(self.output_dtype).removeprefix("torch.")
+            entry["output_dtype"] = dtype_name(self.output_dtype)
         return entry
 
     @classmethod
     def from_json(cls, entry: object, where: str) -> LayerEntry:
         """The inverse, of values from a stranger: ValueError where one is not as it must be."""
         if not isinstance(entry, dict):
-            raise ValueError(f"{where} must be a JSON object, but is {entry!r}")
+            raise ValueError(f"{where} must be a JSON object, but is {shown(entry)}")
         take = _Entry(entry, where)
         scheme = take.one_of("scheme", list(SCHEMES))
         static = scheme == "static"
@@ -89,13 +101,22 @@ class LayerEntry:
             take.dtype("output_dtype") if static else None,
         )
         take.nothing_else()
-        gives_codes = made.output_dtype in _CODES.values()
-        if made.output_dtype is not None and made.requantize != gives_codes:
+        made._check(where)
+        return made
+
+    def _check(self, where: str) -> None:
+        """ValueError where two entries do not go together."""
+        gives_codes = self.output_dtype in _CODES.values()
+        if self.output_dtype is not None and self.requantize != gives_codes:
             raise ValueError(
                 f"{where}: output_dtype must be float without requantize and uint8 or int8 with "
-                f"it, but is {made.output_dtype}"
+                f"it, but is {dtype_name(self.output_dtype)}"
             )
-        return made
+        if self.scheme != "weight_only" and self.in_features > MAX_IN_FEATURES:
+            raise ValueError(
+                f"{where}: in_features must be at most {MAX_IN_FEATURES} in a layer that "
+                f"multiplies in int8, or its sums may overflow, but is {self.in_features}"
+            )
 
     def forms(self) -> dict[str, Form]:
         """The dtype and shape of each tensor that the layer has."""
@@ -135,7 +156,7 @@ class _Entry:
         self.entry, self.where, self.taken = entry, where, set[str]()
 
     def _refuse(self, key: str, wanted: str) -> ValueError:
-        given = repr(self.entry[key]) if key in self.entry else "missing"
+        given = shown_entry(self.entry, key)
         return ValueError(f"{self.where}: {key} must be {wanted}, but is {given}")
 
     def _get(self, key: str) -> object:
@@ -147,7 +168,8 @@ class _Entry:
         for choice in choices:
             if type(value) is type(choice) and value == choice:
                 return choice
-        raise self._refuse(key, " or ".join(map(repr, choices)))
+        *others, last = map(shown, choices)
+        raise self._refuse(key, f"{', '.join(others)} or {last}")
 
     def count(self, key: str) -> int:
         value = self._get(key)
@@ -177,4 +199,4 @@ class _Entry:
 
     def nothing_else(self) -> None:
         if unknown := sorted(self.entry.keys() - self.taken):
-            raise ValueError(f"{self.where} has unknown entries {unknown}")
+            raise ValueError(f"{self.where} has the unknown entry {printable(unknown[0])}")

@@ -13,6 +13,7 @@ from torchquant.model_file import ModelFile, key_of, split_key
 from torchquant.nn import QuantizedLinear
 from torchquant.replacement import replace
 from torchquant.saving import plain_state
+from torchquant.strict_json import printable, some
 from torchquant.weights import check_no_hooks
 
 
@@ -42,6 +43,7 @@ def load_quantized(
     Raises:
         TypeError: ``model_or_factory`` is not, or does not return, a module.
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
         ValueError: it is no file of a quantized model, damaged, of a newer version, or of another
             model; the message says what is wrong with which key, and the model is as it was.
     """
@@ -116,16 +118,16 @@ def _check_fits(
     wanted = rest.keys() | of_layers
     if file.forms.keys() != wanted:
         raise ValueError(
-            f"{file.path} is of another model: it lacks {_some(wanted - file.forms.keys())} and "
-            f"has {_some(file.forms.keys() - wanted)} beyond it"
+            f"{file.path} is of another model: it lacks {some(wanted - file.forms.keys())} and "
+            f"has {some(file.forms.keys() - wanted)} beyond it"
         )
     for key, value in rest.items():
         dtype, shape = file.forms[key]
         both_float = value.is_floating_point() and dtype.is_floating_point
         if list(value.shape) != shape or not (both_float or value.dtype == dtype):
             raise ValueError(
-                f"{file.path} is of another model: {key} must be {dtype} {shape}, but the model's "
-                f"is {value.dtype} {list(value.shape)}"
+                f"{file.path} is of another model: {printable(key)} must be {dtype} {shape}, but "
+                f"the model's is {value.dtype} {list(value.shape)}"
             )
     _check_one_tensor_a_slot(model, rest, file)
     _check_nothing_stays_without_data(model, replaced, rest)
@@ -145,11 +147,6 @@ def _check_one_tensor_a_slot(
                 f"{file.path} is of another model: {other!r} and {key!r} are two tensors of the "
                 "file, but one in the model"
             )
-
-
-def _some(keys: set[str]) -> str:
-    shown = ", ".join(sorted(keys)[:5])
-    return f"{shown} and {len(keys) - 5} more" if len(keys) > 5 else shown or "nothing"
 
 
 def _check_nothing_stays_without_data(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor
 
 from torchquant import ops, safetensors_file
-from torchquant.layer_entry import Form, LayerEntry
+from torchquant.layer_entry import Form, LayerEntry, form_name
+from torchquant.strict_json import printable, shown, shown_entry
 
 KIND = safetensors_file.Kind(
     format="torchquant.model",
     version=1,
+    entries=frozenset({"layers", "aliases"}),
     content="a quantized model",
     writer="torchquant.save_quantized",
     remedy="quantize the float model again",
@@ -56,7 +59,8 @@ def write(
 ) -> None:
     """Writes a file, or leaves what was there."""
     entries = {name: entry.as_json() for name, entry in layers.items()}
-    safetensors_file.write(path, KIND, {"layers": entries, "aliases": dict(aliases)}, tensors)
+    about = {"layers": entries, "aliases": dict(aliases)}
+    safetensors_file.write(path, KIND, about, tensors, partial(ModelFile, str(path)))
 
 
 @contextmanager
@@ -65,17 +69,18 @@ def opened(path: str | PathLike[str]) -> Iterator[ModelFile]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
         ValueError: it is no file of a quantized model, damaged, or of a newer version; the message
             says what is wrong with which key.
     """
     with safetensors_file.opened(path, KIND) as (file, about):
-        found = ModelFile(str(path), file, about)
-        found.check_layers()
+        with safetensors_file.refusing(path, KIND.remedy):
+            found = ModelFile(str(path), file, about)
         yield found
 
 
 class ModelFile:
-    """An open file of a quantized model.
+    """An open file of a quantized model, found whole; ValueError where it is not.
 
     Attributes:
         path: For messages.
@@ -87,34 +92,25 @@ class ModelFile:
 
     def __init__(self, path: str, file: safetensors_file.Opened, about: Mapping[str, Any]) -> None:
         self.path, self._file = path, file
-        self.writer = str(about.get("torchquant"))
+        self.writer: str = about["torchquant"]
         for key in ("layers", "aliases"):
             if not isinstance(about.get(key), dict):
-                raise ValueError(f"{path}: {key} must be a JSON object, but is {about.get(key)!r}")
+                raise ValueError(f"{key} must be a JSON object, but is {shown_entry(about, key)}")
         self.layers = {
-            name: LayerEntry.from_json(entry, f"{path}: layer {name!r}")
+            name: LayerEntry.from_json(entry, f"layer '{printable(name)}'")
             for name, entry in about["layers"].items()
         }
-        self.aliases = self._checked_aliases(about["aliases"])
         stored = {key: self._form(key) for key in file.keys()}  # noqa: SIM118
+        self.aliases = _checked_aliases(about["aliases"], stored)
         self.forms = stored | {alias: stored[key] for alias, key in self.aliases.items()}
-
-    def _checked_aliases(self, aliases: Mapping[str, Any]) -> dict[str, str]:
-        stored = set(self._file.keys())
-        for alias, key in aliases.items():
-            if alias in stored or not isinstance(key, str) or key not in stored:
-                raise ValueError(
-                    f"{self.path}: the alias {alias!r} must be of a stored tensor, and none "
-                    f"itself, but stands for {key!r}"
-                )
-        return dict(aliases)
+        self._check_layers()
 
     def _form(self, key: str) -> Form:
         entry = self._file.get_slice(key)
         if entry.get_dtype() not in DTYPES:
             raise ValueError(
-                f"{self.path}: {key} has the dtype {entry.get_dtype()}, which no model of "
-                "torchquant has"
+                f"{printable(key)} has the dtype {entry.get_dtype()}, which no model of torchquant "
+                "has"
             )
         return DTYPES[entry.get_dtype()], entry.get_shape()
 
@@ -135,7 +131,7 @@ class ModelFile:
         """The key of each tensor of a layer, by its name in the layer."""
         return {tensor: key_of(name, tensor) for tensor in self.layers[name].forms()}
 
-    def check_layers(self) -> None:
+    def _check_layers(self) -> None:
         """Raises ValueError where the tensors of a layer are not such as its operator takes."""
         owned: dict[str, set[str]] = {name: set() for name in self.layers}
         for key in self.forms:
@@ -148,43 +144,55 @@ class ModelFile:
 
     def _check_forms(self, name: str, owned: set[str]) -> None:
         keys = self.layer_tensors(name)
-        for tensor, (dtype, shape) in self.layers[name].forms().items():
-            found = self.forms.get(keys[tensor])
+        for tensor, form in self.layers[name].forms().items():
+            found, key = self.forms.get(keys[tensor]), printable(keys[tensor])
             if found is None:
-                raise ValueError(f"{self.path} lacks {keys[tensor]}, which must be {dtype} {shape}")
-            if found != (dtype, shape):
-                raise ValueError(
-                    f"{self.path}: {keys[tensor]} must be {dtype} {shape}, but is {found[0]} "
-                    f"{found[1]}"
-                )
+                raise ValueError(f"{key} is missing, but must be {form_name(form)}")
+            if found != form:
+                raise ValueError(f"{key} must be {form_name(form)}, but is {form_name(found)}")
         if beyond := sorted(owned - set(keys.values())):
             raise ValueError(
-                f"{self.path}: layer {name!r} must have the tensors {', '.join(keys)}, but the "
-                f"file has {', '.join(beyond)} too"
+                f"layer '{printable(name)}' does not have the tensor {printable(beyond[0])}, but "
+                "the file has"
             )
 
     def _check_values(self, name: str) -> None:
         entry, keys = self.layers[name], self.layer_tensors(name)
         values = {tensor: self._file.get_tensor(self.stored_key(keys[tensor])) for tensor in keys}
         for tensor, value in values.items():
-            if tensor.endswith("_scale") and not bool(((value > 0) & value.isfinite()).all()):
-                raise ValueError(f"{self.path}: {keys[tensor]} must be positive and finite")
+            if tensor.endswith("_scale"):
+                _check_scale(printable(keys[tensor]), value)
             if tensor.endswith("_zero_point"):
-                self._check_zero_point(keys[tensor], value, entry)
+                _check_zero_point(printable(keys[tensor]), value, entry)
         packed = values["packed_weight"]
         codes = ops.unpack_weight(packed, entry.out_features, entry.in_features)
         if not torch.equal(ops.pack_weight(codes), packed):
-            raise ValueError(f"{self.path}: {keys['packed_weight']} must be zero in its padding")
+            raise ValueError(f"{printable(keys['packed_weight'])} must be zero in its padding")
         if not torch.equal(codes.sum(dim=1, dtype=torch.int32), values["weight_sum"]):
             raise ValueError(
-                f"{self.path}: {keys['weight_sum']} must be the row sums of the weight, so one of "
+                f"{printable(keys['weight_sum'])} must be the row sums of the weight, so one of "
                 "the two was damaged"
             )
 
-    def _check_zero_point(self, key: str, value: Tensor, entry: LayerEntry) -> None:
-        of_output = key.endswith("output_zero_point") and entry.output_dtype == torch.int8
-        limits = torch.iinfo(torch.int8 if of_output else torch.uint8)
-        if not limits.min <= int(value) <= limits.max:
+
+def _checked_aliases(aliases: Mapping[str, Any], stored: Collection[str]) -> dict[str, str]:
+    for alias, key in aliases.items():
+        if alias in stored or not isinstance(key, str) or key not in stored:
             raise ValueError(
-                f"{self.path}: {key} must lie in [{limits.min}, {limits.max}], but is {int(value)}"
+                f"the alias '{printable(alias)}' must be of a stored tensor, and none itself, but "
+                f"stands for {shown(key)}"
             )
+    return dict(aliases)
+
+
+def _check_scale(key: str, value: Tensor) -> None:
+    wrong = value[~((value > 0) & value.isfinite())]
+    if wrong.numel() > 0:
+        raise ValueError(f"{key} must be positive and finite, but has {wrong[0].item():g}")
+
+
+def _check_zero_point(key: str, value: Tensor, entry: LayerEntry) -> None:
+    of_output = key.endswith("output_zero_point") and entry.output_dtype == torch.int8
+    limits = torch.iinfo(torch.int8 if of_output else torch.uint8)
+    if not limits.min <= int(value) <= limits.max:
+        raise ValueError(f"{key} must lie in [{limits.min}, {limits.max}], but is {int(value)}")

@@ -18,8 +18,10 @@ def save_quantized(model: torch.nn.Module, path: str | PathLike[str]) -> None:
     """Writes a quantized model to a safetensors file, for :func:`torchquant.load_quantized`.
 
     The file holds every tensor of the state dict once, shared ones under one key, and in its header
-    what each quantized layer is. There is no pickle in it. It is written beside ``path`` first, so
-    that an old file is replaced whole or not at all.
+    what each quantized layer is. There is no pickle in it. It is written beside ``path`` first,
+    read again and checked, so that an old file is replaced whole or not at all, and only by one
+    that can be loaded. A process that is killed while it saves may leave a folder
+    ``.torchquant-*`` there, which can be deleted.
 
     Args:
         model: What :func:`torchquant.quantize_dynamic`, :func:`torchquant.quantize_static` or
@@ -29,7 +31,7 @@ def save_quantized(model: torch.nn.Module, path: str | PathLike[str]) -> None:
     Raises:
         TypeError: ``model`` is not a module.
         ValueError: it has no quantized layer, or its state has something that the file cannot
-            hold; the message names it. Nothing is written.
+            hold or that loading would refuse; the message names it. Nothing is written.
         OSError: the file cannot be written; an old one is as it was.
     """
     layers = _quantized_layers(model)

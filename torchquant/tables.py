@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchquant.strict_json import printable
+
 Value = str | int | float | bool | None
 
 
@@ -24,7 +26,7 @@ def format_value(value: Value) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:#.4g}"
-    return value
+    return printable(value)
 
 
 def for_json(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,15 @@ Histogram::Histogram() : counts(at::zeros({kBins}, at::kLong)), range(at::empty(
   range[1].fill_(-kInf);
 }
 
+// Of tensors alone a copy would be the same memory, and what one observes would be in both.
+Histogram::Histogram(const Histogram& other)
+    : counts(other.counts.clone()), range(other.range.clone()) {}
+
+Histogram& Histogram::operator=(const Histogram& other) {
+  if (this != &other) *this = Histogram(other);
+  return *this;
+}
+
 void Histogram::observe(const at::Tensor& input) { histogram_observe_(counts, range, input); }
 
 void Histogram::merge(const Histogram& other) {

@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -11,6 +12,7 @@ namespace torchquant::json {
 namespace {
 
 constexpr int kMaxDepth = 64;
+constexpr std::size_t kLongestShown = 200;
 
 // How many bytes the first character takes in UTF-8: 0 where there is none, or one in another form
 // than its shortest, or half of a pair of surrogates.
@@ -32,6 +34,20 @@ std::size_t character_length(std::string_view text) {
   return point >= kLeast[length] && point <= 0x10FFFF && !is_half ? length : 0;
 }
 
+// Of a first character that has a length.
+uint32_t code_point(std::string_view text) {
+  const std::size_t length = character_length(text);
+  uint32_t point = static_cast<unsigned char>(text[0]) & (length == 1 ? 0x7F : 0x7F >> length);
+  for (std::size_t i = 1; i < length; ++i) point = point << 6 | (text[i] & 0x3F);
+  return point;
+}
+
+// Control characters, and those that turn the direction of a line.
+bool is_obeyed(uint32_t point) {
+  return point < 0x20 || (point >= 0x7F && point <= 0x9F) || (point >= 0x2028 && point <= 0x202E) ||
+         (point >= 0x2066 && point <= 0x2069);
+}
+
 class Parser {
  public:
   explicit Parser(std::string_view text) : text_(text) {}
@@ -45,7 +61,7 @@ class Parser {
 
  private:
   void check(bool holds, const char* wanted) const {
-    TORCH_CHECK_VALUE(holds, "invalid JSON: expected ", wanted, " at byte ", at_);
+    TORCH_CHECK_VALUE(holds, "no JSON: expected ", wanted, " at byte ", at_);
   }
 
   char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
@@ -129,12 +145,16 @@ class Parser {
       if (!take("+")) take("-");
       check(take_digits(), "a digit");
     }
-    const char *first = text_.data() + start, *last = text_.data() + at_;
-    if (int64_t integer; is_integer && std::from_chars(first, last, integer).ec == std::errc()) {
-      return integer;
-    }
+    const std::string_view text = text_.substr(start, at_ - start);
+    const char *first = text.data(), *last = first + text.size();
+    int64_t integer = 0;
+    is_integer &= text != "-0" && std::from_chars(first, last, integer).ec == std::errc();
+    if (is_integer) return integer;
     double number = 0;
-    check(std::from_chars(first, last, number).ec == std::errc(), "a number within range");
+    const std::errc error = std::from_chars(first, last, number).ec;
+    const std::string_view digits = text.substr(0, text.find_first_of("eE"));
+    const bool is_lost = number == 0 && digits.find_first_of("123456789") != digits.npos;
+    check(error == std::errc() && !is_lost, "a number within range");
     return number;
   }
 
@@ -296,7 +316,34 @@ void write(std::string& text, const Value& value) {
 
 }  // namespace
 
-Value parse(std::string_view text) { return Parser(text).document(); }
+void check_amount(std::string_view text) {
+  const auto opens = [](char c) { return c == '[' || c == '{' || c == ','; };
+  TORCH_CHECK_VALUE(std::count_if(text.begin(), text.end(), opens) <= kMostValues,
+                    "no JSON of ours: it has more than ", kMostValues, " values");
+}
+
+Value parse(std::string_view text) {
+  check_amount(text);
+  return Parser(text).document();
+}
+
+std::string printable(std::string_view text) {
+  std::string shown;
+  for (std::size_t characters = 0; !text.empty(); ++characters) {
+    if (characters == kLongestShown) return shown + "...";
+    const std::size_t length = character_length(text);
+    const uint32_t point = length == 0 ? static_cast<unsigned char>(text[0]) : code_point(text);
+    if (length == 0 || is_obeyed(point)) {
+      char escape[7];
+      std::snprintf(escape, sizeof escape, "\\u%04x", point);
+      shown += escape;
+    } else {
+      shown += text.substr(0, length);
+    }
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  return shown;
+}
 
 std::string to_text(const Value& value) {
   std::string text;

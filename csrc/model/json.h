@@ -36,10 +36,17 @@ class Value {
 };
 
 // Throws c10::Error, naming the byte, where the text is not one JSON value. A key that comes twice
-// is an error too.
+// is an error too, and so is more than kMostValues brackets and commas, as each value takes about a
+// hundred bytes: 10^5 layers have 4 * 10^6. torchquant/strict_json.py takes and refuses the same.
+constexpr int64_t kMostValues = int64_t{1} << 23;
 Value parse(std::string_view text);
+void check_amount(std::string_view text);  // that alone
 
 // Without spaces. A double must be finite, a string UTF-8.
 std::string to_text(const Value& value);
+
+// For messages: on one line, without what a terminal would obey, and not endless.
+std::string printable(std::string_view text);
+inline std::string shown(const Value& value) { return printable(to_text(value)); }
 
 }  // namespace torchquant::json

@@ -96,6 +96,9 @@ QuantizedLinear quantize_linear_static(const at::Tensor& weight,
   TORCH_CHECK_VALUE(step > 0 && step < INFINITY,
                     "input_scale must be positive and finite, but got ", step,
                     ": pass what Histogram::qparams returned");
+  const int zero = zero_point.item<int>();
+  TORCH_CHECK_VALUE(zero >= 0 && zero <= 255, "input_zero_point must lie in [0, 255], but got ",
+                    zero, ": pass what Histogram::qparams returned");
   QuantizedLinear layer = quantize_linear(weight, bias, activation);
   layer.scheme = "static";
   layer.input_scale = scale;

@@ -4,18 +4,20 @@
 #include <ATen/Functions.h>
 #include <c10/util/Exception.h>
 #include <c10/util/safe_numerics.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "json.h"
+#include "new_file.h"
 
 namespace torchquant {
 namespace {
@@ -24,21 +26,28 @@ constexpr uint64_t kMaxHeader = 100'000'000;  // as the reference implementation
 constexpr uint64_t kAlignment = 8;
 constexpr const char* kMetadata = "__metadata__";
 
-using Dtype = std::pair<std::string_view, at::ScalarType>;
+constexpr std::size_t kMostDimensions = 64;  // PyTorch's limit
+constexpr const char* kRemedy = ": pass what torchquant.save_quantized wrote";
+
+struct Dtype {
+  std::string_view name;
+  at::ScalarType dtype;
+  const char* name_in_python;
+};
 
 // In the order of tensors in a file, the reference implementation's: the widest first, so that each
 // lies at a multiple of its element's size.
 constexpr std::array<Dtype, 10> kDtypes{{
-    {"I64", at::kLong},
-    {"F64", at::kDouble},
-    {"F32", at::kFloat},
-    {"I32", at::kInt},
-    {"BF16", at::kBFloat16},
-    {"F16", at::kHalf},
-    {"I16", at::kShort},
-    {"I8", at::kChar},
-    {"U8", at::kByte},
-    {"BOOL", at::kBool},
+    {"I64", at::kLong, "int64"},
+    {"F64", at::kDouble, "float64"},
+    {"F32", at::kFloat, "float32"},
+    {"I32", at::kInt, "int32"},
+    {"BF16", at::kBFloat16, "bfloat16"},
+    {"F16", at::kHalf, "float16"},
+    {"I16", at::kShort, "int16"},
+    {"I8", at::kChar, "int8"},
+    {"U8", at::kByte, "uint8"},
+    {"BOOL", at::kBool, "bool"},
 }};
 
 struct Entry {
@@ -52,10 +61,16 @@ class Reader {
  public:
   explicit Reader(const std::string& path) : path_(path) {
     std::error_code error;
-    if (std::filesystem::is_regular_file(path, error)) file_.open(path, std::ios::binary);
-    TORCH_CHECK_VALUE(file_.is_open(), "cannot open ", path,
-                      ": does it exist, and may you read it?");
-    size_ = std::filesystem::file_size(path);
+    const auto kind = std::filesystem::status(path, error).type();
+    TORCH_CHECK_VALUE(kind != std::filesystem::file_type::not_found, path, " does not exist",
+                      kRemedy);
+    check_readable(kind != std::filesystem::file_type::none, error);
+    check(kind == std::filesystem::file_type::regular, "it is a folder, a device or a pipe");
+    size_ = std::filesystem::file_size(path, error);
+    check_readable(!error, error);
+    errno = 0;
+    file_.open(path, std::ios::binary);
+    check_readable(file_.is_open(), {errno, std::generic_category()});
   }
 
   Safetensors read() {
@@ -79,7 +94,11 @@ class Reader {
  private:
   template <class... Parts>
   void check(bool holds, const Parts&... what) const {
-    TORCH_CHECK_VALUE(holds, path_, " is no whole safetensors file: ", what...);
+    TORCH_CHECK_VALUE(holds, path_, " is no whole safetensors file (", what..., ")", kRemedy);
+  }
+
+  void check_readable(bool holds, const std::error_code& error) const {
+    TORCH_CHECK_VALUE(holds, path_, " cannot be read (", error.message(), ")", kRemedy);
   }
 
   void read_bytes(void* to, uint64_t count) {
@@ -112,40 +131,56 @@ class Reader {
     std::map<std::string, std::string> metadata;
     for (const auto& [key, text] : *object) {
       const auto* string = text.get<std::string>();
-      check(string != nullptr, "its metadata ", key, " is no text");
+      check(string != nullptr, "its metadata ", json::printable(key), " is no text");
       metadata.emplace(key, *string);
     }
     return metadata;
   }
 
   Entry read_entry(const std::string& name, const json::Value& value) const {
+    const std::string shown = json::printable(name);
     const auto* object = value.get<json::Object>();
     check(object != nullptr && object->size() == 3 && object->count("dtype") &&
               object->count("shape") && object->count("data_offsets"),
-          "the entry of ", name, " must have dtype, shape and data_offsets");
-    const std::vector<int64_t> offsets = read_sizes(name, object->at("data_offsets"));
-    check(offsets.size() == 2, "the data_offsets of ", name, " must be two");
-    return {name, read_dtype(name, object->at("dtype")), read_sizes(name, object->at("shape")),
-            static_cast<uint64_t>(offsets[0]), static_cast<uint64_t>(offsets[1])};
+          "the entry of ", shown, " must have dtype, shape and data_offsets alone");
+    const std::vector<int64_t> offsets = read_sizes(shown, object->at("data_offsets"));
+    check(offsets.size() == 2, "the data_offsets of ", shown, " must be two");
+    const std::vector<int64_t> shape = read_sizes(shown, object->at("shape"));
+    check(shape.size() <= kMostDimensions && has_extent(shape), shown,
+          " has a shape that no tensor has: ", json::shown(object->at("shape")));
+    return {name, read_dtype(shown, object->at("dtype")), shape, static_cast<uint64_t>(offsets[0]),
+            static_cast<uint64_t>(offsets[1])};
   }
 
-  at::ScalarType read_dtype(const std::string& name, const json::Value& value) const {
-    const auto* text = value.get<std::string>();
-    check(text != nullptr, "the dtype of ", name, " is no text");
-    for (const auto& [dtype_name, dtype] : kDtypes) {
-      if (*text == dtype_name) return dtype;
+  // The strides of an empty tensor are products of its sizes too.
+  static bool has_extent(const std::vector<int64_t>& shape) {
+    constexpr int64_t kMost = int64_t{1} << 60;
+    int64_t extent = 1;
+    bool overflows = false;
+    for (const int64_t size : shape) {
+      overflows |= c10::mul_overflows(extent, std::max<int64_t>(size, 1), &extent);
+      overflows |= extent > kMost;
     }
-    TORCH_CHECK_VALUE(false, path_, ": ", name, " has the dtype ", *text,
-                      ", which no model of torchquant has");
+    return !overflows;
   }
 
-  std::vector<int64_t> read_sizes(const std::string& name, const json::Value& value) const {
+  at::ScalarType read_dtype(const std::string& shown, const json::Value& value) const {
+    const auto* text = value.get<std::string>();
+    check(text != nullptr, "the dtype of ", shown, " is no text");
+    for (const Dtype& dtype : kDtypes) {
+      if (*text == dtype.name) return dtype.dtype;
+    }
+    TORCH_CHECK_VALUE(false, path_, ": ", shown, " has the dtype ", json::printable(*text),
+                      ", which no model of torchquant has: quantize the float model again");
+  }
+
+  std::vector<int64_t> read_sizes(const std::string& shown, const json::Value& value) const {
     const auto* array = value.get<json::Array>();
-    check(array != nullptr, "the entry of ", name, " has no list where one must be");
+    check(array != nullptr, "the entry of ", shown, " has no list where one must be");
     std::vector<int64_t> sizes;
     for (const json::Value& element : *array) {
       const auto* size = element.get<int64_t>();
-      check(size != nullptr && *size >= 0, "the entry of ", name, " has a size that is none");
+      check(size != nullptr && *size >= 0, "the entry of ", shown, " has a size that is none");
       sizes.push_back(*size);
     }
     return sizes;
@@ -164,7 +199,7 @@ class Reader {
         overflows |= c10::mul_overflows(bytes, static_cast<uint64_t>(size), &bytes);
       }
       check(!overflows && entry.begin == end && entry.end >= end && entry.end - end == bytes,
-            entry.name, " does not take the bytes of its shape");
+            json::printable(entry.name), " does not take the bytes of its shape");
       end = entry.end;
     }
     check(end == size_ - data_, "its tensors take ", end, " of ", size_ - data_, " bytes");
@@ -191,7 +226,7 @@ struct Stored {
 
 const Dtype* dtype_of(const std::string& name, const at::Tensor& tensor) {
   for (const Dtype& dtype : kDtypes) {
-    if (tensor.scalar_type() == dtype.second) return &dtype;
+    if (tensor.scalar_type() == dtype.dtype) return &dtype;
   }
   TORCH_CHECK_VALUE(false, name, " must be of a dtype of safetensors, but is ",
                     tensor.scalar_type());
@@ -215,7 +250,7 @@ std::string header_of(const std::vector<Stored>& tensors,
   for (const auto& [name, tensor, dtype] : tensors) {
     const int64_t end = begin + static_cast<int64_t>(tensor.nbytes());
     const json::Array shape(tensor.sizes().begin(), tensor.sizes().end());
-    const json::Object entry{{"dtype", std::string(dtype->first)},
+    const json::Object entry{{"dtype", std::string(dtype->name)},
                              {"shape", shape},
                              {"data_offsets", json::Array{begin, end}}};
     TORCH_CHECK_VALUE(header.emplace(name, entry).second, name,
@@ -226,61 +261,41 @@ std::string header_of(const std::vector<Stored>& tensors,
   text.append((kAlignment - text.size() % kAlignment) % kAlignment, ' ');
   TORCH_CHECK_VALUE(text.size() <= kMaxHeader, "the header must have at most ", kMaxHeader,
                     " bytes, or no reader takes it, but has ", text.size());
+  json::check_amount(text);
   return text;
 }
 
-void write_all(std::ofstream& file, const Safetensors& contents) {
+void write_all(NewFile& file, const Safetensors& contents) {
   const std::vector<Stored> tensors = in_order(contents.tensors);
   const std::string header = header_of(tensors, contents.metadata);
-  for (int byte = 0; byte < 8; ++byte) file.put(static_cast<char>(header.size() >> (8 * byte)));
-  file << header;
+  std::array<unsigned char, 8> length{};
+  for (std::size_t i = 0; i < length.size(); ++i) {
+    length[i] = static_cast<unsigned char>(header.size() >> (8 * i));
+  }
+  file.write(length.data(), length.size());
+  file.write(header.data(), header.size());
   for (const Stored& stored : tensors) {
     // The bytes of a view that negates are those of its values only once it is resolved.
     const at::Tensor whole = stored.tensor.resolve_neg().cpu().contiguous();
-    file.write(static_cast<const char*>(whole.const_data_ptr()),
-               static_cast<std::streamsize>(whole.nbytes()));
+    file.write(whole.const_data_ptr(), whole.nbytes());
   }
 }
-
-// A file beside the one to write, gone at the end unless it has taken its place.
-class Beside {
- public:
-  explicit Beside(const std::string& path) : path_(std::filesystem::weakly_canonical(path)) {
-    TORCH_CHECK(!std::filesystem::exists(path_) || std::filesystem::is_regular_file(path_), path,
-                " must be a file, but is a folder, a device or a pipe: name a new file");
-    std::string name = path_.filename().string();
-    name.insert(0, 1, '.').append(1, '.').append(std::to_string(::getpid()));
-    beside_ = path_.parent_path() / name;
-  }
-  Beside(const Beside&) = delete;
-  Beside& operator=(const Beside&) = delete;
-  ~Beside() {
-    std::error_code ignored;
-    std::filesystem::remove(beside_, ignored);
-  }
-
-  const std::filesystem::path& path() const { return beside_; }
-  void take_place() { std::filesystem::rename(beside_, path_); }
-
- private:
-  std::filesystem::path path_, beside_;
-};
 
 }  // namespace
 
 Safetensors read_safetensors(const std::string& path) { return Reader(path).read(); }
 
 void write_safetensors(const std::string& path, const Safetensors& contents) {
-  Beside beside(path);
-  std::ofstream file(beside.path(), std::ios::binary);
+  NewFile file(path);
   write_all(file, contents);
-  file.close();
-  TORCH_CHECK(file, path, " cannot be written: is the folder there, with room left?");
-  try {
-    beside.take_place();
-  } catch (const std::filesystem::filesystem_error& error) {
-    TORCH_CHECK(false, path, " cannot be written: ", error.code().message());
+  file.take_place();
+}
+
+std::string dtype_name(at::ScalarType dtype) {
+  for (const Dtype& known : kDtypes) {
+    if (known.dtype == dtype) return known.name_in_python;
   }
+  return c10::toString(dtype);
 }
 
 }  // namespace torchquant

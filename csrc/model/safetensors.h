@@ -17,8 +17,11 @@ struct Safetensors {
 // tensors own their memory.
 Safetensors read_safetensors(const std::string& path);
 
-// Written beside `path` and renamed: an old file is replaced whole or, with a c10::Error, not at
-// all.
+// Written beside `path` and renamed (new_file.h): an old file is replaced whole or, with a
+// c10::Error, not at all.
 void write_safetensors(const std::string& path, const Safetensors& contents);
+
+// A dtype's name in Python and in the headers of our files.
+std::string dtype_name(at::ScalarType dtype);
 
 }  // namespace torchquant

@@ -79,7 +79,9 @@ TEST(Json, RefusesWhatIsNoJson) {
                            "\"a\nb\"",
                            "1 2",
                            "{\"a\":1,\"a\":2}",
-                           "1e999"}) {
+                           "1e999",
+                           "1e-999",
+                           "0.1e-330"}) {
     EXPECT_THROW(parse(text), c10::ValueError) << text;
   }
   EXPECT_THROW(parse(std::string_view("\"\0\"", 3)), c10::ValueError);
@@ -106,12 +108,25 @@ TEST(Json, RefusesDepthBeforeItEndsTheStack) {
   EXPECT_THROW(parse(std::string(1'000'000, '[')), c10::ValueError);
 }
 
+TEST(Json, RefusesMoreValuesThanMemoryShouldHold) {
+  std::string text = "[0";
+  while (text.size() < 2 * torchquant::json::kMostValues) text += ",0";
+  EXPECT_NO_THROW(torchquant::json::check_amount(text + "]"));
+  EXPECT_THROW(parse(text + ",0]"), c10::ValueError);
+}
+
+TEST(Json, ShowsNothingThatATerminalObeys) {
+  EXPECT_EQ(torchquant::json::printable("a\x1b[2J\x7f\u009b\u202e\u2066\xff\u00e9\n"),
+            "a\\u001b[2J\\u007f\\u009b\\u202e\\u2066\\u00ff\u00e9\\u000a");
+  EXPECT_EQ(torchquant::json::printable(std::string(300, 'x')), std::string(200, 'x') + "...");
+}
+
 TEST(Json, SaysWhereItStopped) {
   try {
     parse("[1, 2, x]");
     FAIL();
   } catch (const c10::ValueError& error) {
-    EXPECT_STREQ(error.what_without_backtrace(), "invalid JSON: expected a value at byte 7");
+    EXPECT_STREQ(error.what_without_backtrace(), "no JSON: expected a value at byte 7");
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "torchquant.h"
 
@@ -125,6 +126,15 @@ TEST(QuantizedLinear, RefusesWithTheRepair) {
   EXPECT_EQ(refusal([&] { quantize_linear_static(weight, std::nullopt, one, at::zeros({2})); }),
             "input_zero_point must be one Int, but got Float [2]: pass what Histogram::qparams "
             "returned");
+  for (const int wrong : {-1, 256}) {
+    const at::Tensor point = at::full({}, wrong, at::kInt);
+    EXPECT_EQ(refusal([&] { quantize_linear_static(weight, std::nullopt, one, point); }),
+              "input_zero_point must lie in [0, 255], but got " + std::to_string(wrong) +
+                  ": pass what Histogram::qparams returned");
+  }
+  EXPECT_EQ(refusal([&] { quantize_linear_static(weight, std::nullopt, one / 0, zero); }),
+            "input_scale must be positive and finite, but got inf: pass what Histogram::qparams "
+            "returned");
   EXPECT_EQ(refusal([&] { quantize_linear(weight)(at::ones({2, 5})); }),
             "input must have 4 features in its last dimension, but got shape [2, 5]: this layer "
             "was made for in_features=4");
@@ -151,6 +161,21 @@ TEST(Histogram, MergedIsObservedAtOnce) {
     EXPECT_TRUE(scale.equal(expected));
     EXPECT_TRUE(zero_point.equal(zero));
   }
+}
+
+TEST(Histogram, ACopyHasMemoryOfItsOwn) {
+  Histogram first = observed(at::ones({3}));
+  Histogram copy = first, assigned;
+  assigned = first;
+  assigned = *&assigned;
+  copy.observe(at::full({5}, 2.0));
+  assigned.merge(copy);
+  EXPECT_EQ(first.counts.sum().item<int64_t>(), 3);
+  EXPECT_EQ(copy.counts.sum().item<int64_t>(), 8);
+  EXPECT_EQ(assigned.counts.sum().item<int64_t>(), 11);
+  EXPECT_EQ(first.range[1].item<float>(), 1);
+  const Histogram moved = std::move(copy);
+  EXPECT_EQ(moved.range[1].item<float>(), 2);
 }
 
 }  // namespace
