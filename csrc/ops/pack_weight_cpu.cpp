@@ -9,6 +9,7 @@ namespace {
 Tensor pack_weight_cpu(const Tensor& weight) {
   check_pack_weight(weight);
   const Tensor packed = new_packed_weight(weight);
+  if (packed.numel() == 0) return packed;
   const int64_t out_features = weight.size(0), in_features = weight.size(1);
   const WeightSource source = {
       weight.const_data_ptr(), weight.stride(0), weight.stride(1), out_features, in_features, 0};
@@ -21,8 +22,9 @@ Tensor pack_weight_cpu(const Tensor& weight) {
 
 Tensor unpack_weight_cpu(const Tensor& packed, int64_t out_features, int64_t in_features) {
   check_unpack_weight(packed, out_features, in_features);
-  const Tensor contiguous = packed.contiguous();
   const Tensor weight = new_tensor(packed, {out_features, in_features}, at::kChar);
+  if (weight.numel() == 0) return weight;
+  const Tensor contiguous = packed.contiguous();
   const auto* panels = contiguous.const_data_ptr<int8_t>();
   auto* rows = weight.mutable_data_ptr<int8_t>();
   for_panels(out_features, in_features, [&](int64_t begin, int64_t end) {
