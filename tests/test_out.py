@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from guarded import guarded
 from operator_tests import all_arguments, assert_same, operator
 from samples import F16, I8, I32, U8, Sample, floats, integers, samples
 from torch import Tensor
@@ -62,6 +63,18 @@ def test_any_strides(name: str, sample: Sample) -> None:
     turned = torch.empty(expected.shape[::-1], dtype=expected.dtype).permute(reverse)
     call_out(name, sample, turned)
     assert_same(turned.contiguous(), expected)
+
+
+@pytest.mark.parametrize("at_end", [False, True], ids=["begin", "end"])
+@pytest.mark.parametrize(("name", "sample"), CASES)
+def test_touches_nothing_beyond_it(name: str, sample: Sample, at_end: bool) -> None:
+    """A result begins, or ends, where a page does that no process may touch."""
+    expected = expected_of(name, sample)
+    reverse = list(range(expected.dim()))[::-1]
+    for like in (torch.empty_like(expected), torch.empty(expected.shape[::-1]).permute(reverse)):
+        out = guarded(like.to(expected.dtype), at_end)
+        call_out(name, sample, out)
+        assert_same(out.contiguous(), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
