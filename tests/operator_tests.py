@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import reference
 import torch
+from guarded import guarded
 from refusals import Refusal
 from samples import Sample, samples, unaligned
 from torch import Tensor
@@ -142,6 +143,18 @@ class OperatorTests:
         ]
         result = outcome(self.name, arguments, sample.keywords)
         assert_same(result, outcome_of(self.name, sample))
+
+    @pytest.mark.parametrize("at_end", [False, True], ids=["begin", "end"])
+    def test_touches_nothing_beyond_its_arguments(self, sample: Sample, at_end: bool) -> None:
+        """Each begins, or ends, where a page does that no process may touch."""
+        arguments = [
+            guarded(argument, at_end) if isinstance(argument, Tensor) else argument
+            for argument in sample.arguments
+        ]
+        expected = outcome_of(self.name, sample)
+        written = written_by(self.name)
+        result = operator(self.name)(*arguments, **sample.keywords)
+        assert_same([arguments[i] for i in written] if written else result, expected)
 
     @pytest.mark.parametrize("device", ["cpu", "meta"])
     def test_refuses_with_the_repair(self, refusal: Refusal, device: str) -> None:

@@ -11,9 +11,17 @@ from samples import F16, I8, I16, I32, U8
 
 Arguments = dict[str, Any]
 F32, F64, I64 = torch.float32, torch.float64, torch.int64
+LOWEST, HUGE = -(2**63), 2**63 - 1
+# A number that is none of torch's dtypes, as TorchScript may pass it.
+NO_DTYPE = 99
 OTHER_DEVICE = {"cpu": "meta", "meta": "cpu"}
 # As messages print them.
 NAMES = {
+    torch.bool: "torch.bool",
+    torch.complex64: "torch.complex64",
+    torch.float8_e4m3fn: "torch.float8_e4m3fn",
+    torch.uint16: "torch.uint16",
+    torch.uint32: "torch.uint32",
     F64: "torch.float64",
     F32: "torch.float32",
     F16: "torch.float16",
@@ -23,6 +31,12 @@ NAMES = {
     I8: "torch.int8",
     U8: "torch.uint8",
 }
+# No operator takes them.
+STRANGE = (torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16, torch.uint32)
+
+
+def name_of(dtype: torch.dtype | int) -> str:
+    return f"number {dtype}" if isinstance(dtype, int) else NAMES[dtype]
 
 
 @dataclass(frozen=True)
@@ -157,19 +171,19 @@ def alone(name: str) -> Wrong:
     )
 
 
-def output_dtype(dtype: torch.dtype, requantized: bool) -> Wrong:
+def output_dtype(dtype: torch.dtype | int, requantized: bool) -> Wrong:
     change: Arguments = {"output_dtype": dtype}
     if requantized:
-        message = f"output_dtype must be uint8 or int8 with output_scale, but got {NAMES[dtype]}"
+        message = f"output_dtype must be uint8 or int8 with output_scale, but got {name_of(dtype)}"
         repair = "leave output_scale and output_zero_point out for a float result"
         return Wrong(change, f"{message}: {repair}")
     change |= {"output_scale": None, "output_zero_point": None}
     if dtype in (I8, U8):
-        message = f"output_dtype {NAMES[dtype]} needs output_scale and output_zero_point"
+        message = f"output_dtype {name_of(dtype)} needs output_scale and output_zero_point"
         repair = "pass those of the layer that reads the result"
         return Wrong(change, f"{message}, but got None: {repair}")
     message = "output_dtype must be float32, float16, bfloat16, uint8 or int8, but got"
-    return Wrong(change, f"{message} {NAMES[dtype]}: pass torch.float32 and convert the result")
+    return Wrong(change, f"{message} {name_of(dtype)}: pass torch.float32 and convert the result")
 
 
 def few_dims(name: str, x: Zeros, least: int = 1) -> Wrong:
@@ -204,8 +218,8 @@ def one_sided(quant_min: int, quant_max: int) -> Wrong:
     )
 
 
-def no_code_dtype(dtype: torch.dtype) -> Wrong:
-    message = f"dtype must be int8, uint8, int16 or int32, but got {NAMES[dtype]}"
+def no_code_dtype(dtype: torch.dtype | int) -> Wrong:
+    message = f"dtype must be int8, uint8, int16 or int32, but got {name_of(dtype)}"
     return Wrong({"dtype": dtype}, f"{message}: this range fits {NAMES[I8]}")
 
 
@@ -219,8 +233,8 @@ def narrow(
     )
 
 
-def out_dtype(dtype: torch.dtype) -> Wrong:
-    message = f"out_dtype must be float32, float16 or bfloat16, but got {NAMES[dtype]}"
+def out_dtype(dtype: torch.dtype | int) -> Wrong:
+    message = f"out_dtype must be float32, float16 or bfloat16, but got {name_of(dtype)}"
     return Wrong({"out_dtype": dtype}, f"{message}: pass torch.float32 and convert the result")
 
 
@@ -232,7 +246,7 @@ def group_size(given: int) -> Wrong:
 
 def num_bits(given: int) -> Wrong:
     message = f"num_bits must lie in [2, 8], but got {given}"
-    repair = "wider codes are stored as int16 or int32 as they are"
+    repair = "pass 2 for narrower codes, and keep wider ones in int16 or int32 as they are"
     return Wrong({"num_bits": given}, f"{message}: {repair}")
 
 
@@ -265,17 +279,36 @@ def features(name: str, given: int) -> Wrong:
     return Wrong({name: given}, f"{message}: pass that of the weight that was packed")
 
 
-def deep(limit: int, given: int, change: Arguments) -> Wrong:
+def width(name: str, x: Zeros, wanted: str) -> Wrong:
     return Wrong(
-        change,
-        f"the inner dimension must be at most {limit} for these dtypes, or the int32 sums may "
-        f"overflow, but got {given}: split it and add the parts in int64",
+        {name: x},
+        f"{name} must have {wanted} values in its last dimension, the in_features of "
+        f"packed_weight, but got shape {x:shape}: pass rows of as many values as the packed weight "
+        "had",
+    )
+
+
+def deep(limit: int, name: str, x: Zeros, more: Arguments) -> Wrong:
+    repair = {
+        "a": "split it and the weight, and add the products of the parts in int64",
+        "input": "keep this layer in float, or split it and add the outputs of the parts",
+    }
+    return Wrong(
+        {name: x, **more},
+        f"{name} must have at most {limit} values in its last dimension for these dtypes, or the "
+        f"int32 sums may overflow, but got {x.shape[-1]}: {repair[name]}",
     )
 
 
 def deep_matmul(limit: int, a: torch.dtype, b: torch.dtype) -> Wrong:
     given = limit + 1
-    return deep(limit, given, {"a": zeros(1, given, dtype=a), "b": zeros(given, 1, dtype=b)})
+    return deep(limit, "a", zeros(1, given, dtype=a), {"b": zeros(given, 1, dtype=b)})
+
+
+def deep_packed(limit: int, name: str, dtype: torch.dtype) -> Wrong:
+    """One value too many; the weight would be as deep."""
+    packed = zeros(1, limit // 4 + 1, 16, 4, dtype=I8)
+    return deep(limit, name, zeros(1, limit + 1, dtype=dtype), {"packed_weight": packed})
 
 
 def activation(given: str) -> Wrong:
@@ -300,29 +333,28 @@ FEATURE = "one for each output feature"
 SUM = "the sum of each weight row"
 
 # The dispatcher itself refuses None where there is no other tensor.
-ONLY_FLOAT_INPUT = [
-    not_float("input", zeros(2, 3, dtype=F64)),
-    not_float("input", zeros(2, 3, dtype=I32)),
-]
+ONLY_FLOAT_INPUT = [not_float("input", zeros(2, 3, dtype=d)) for d in (F64, I32, *STRANGE)]
 FLOAT_INPUT = [*none("input"), *ONLY_FLOAT_INPUT]
 CODE_INPUT = [
     *none("input"),
-    not_code("input", zeros(2, 3)),
-    not_code("input", zeros(2, 3, dtype=I64)),
-    out_dtype(F64),
-    out_dtype(I8),
+    *(not_code("input", zeros(2, 3, dtype=d)) for d in (F32, I64, *STRANGE)),
+    *(out_dtype(d) for d in (F64, I8, *STRANGE, NO_DTYPE)),
 ]
 RANGE = [
     quant_range(127, 127),
     quant_range(128, 127),
     quant_range(-65537, 127),
     quant_range(-128, 65536),
+    quant_range(LOWEST, 127),
+    quant_range(HUGE, 127),
+    quant_range(-128, LOWEST),
+    quant_range(-128, HUGE),
+    quant_range(LOWEST, HUGE),
 ]
 SYMMETRIC = [one_sided(0, 127), one_sided(-128, 0), one_sided(-128, -1)]
-AXIS = [axis(2), axis(-3)]
+AXIS = [axis(given) for given in (2, -3, LOWEST, HUGE)]
 DTYPE = [
-    no_code_dtype(I64),
-    no_code_dtype(F32),
+    *(no_code_dtype(d) for d in (I64, F32, *STRANGE, NO_DTYPE)),
     narrow(U8, "0 to 255", -128, 127, I8),
     narrow(I8, "-128 to 127", -128, 128, I16),
     narrow(I8, "-128 to 127", 0, 255, U8),
@@ -333,10 +365,8 @@ DTYPE = [
 def qparams(*right: int) -> list[Wrong]:
     return [
         *none("scale", "zero_point"),
-        dtype_of("scale", zeros(*right, dtype=F64), F32),
-        dtype_of("scale", zeros(*right, dtype=F16), F32),
-        dtype_of("zero_point", zeros(*right, dtype=I64), I32),
-        dtype_of("zero_point", zeros(*right), I32),
+        *(dtype_of("scale", zeros(*right, dtype=d), F32) for d in (F64, F16, *STRANGE)),
+        *(dtype_of("zero_point", zeros(*right, dtype=d), I32) for d in (I64, F32, *STRANGE)),
         device_of("scale", zeros(*right), "input"),
         device_of("zero_point", zeros(*right, dtype=I32), "input"),
     ]
@@ -360,7 +390,8 @@ PER_GROUP = [
         for s in [(), (2,), (2, 1), (2, 3)]
     ),
 ]
-GROUP_SIZE = [group_size(0), group_size(-1)]
+# As many as there may be make one group.
+GROUP_SIZE = [group_size(given) for given in (0, -1, LOWEST)]
 PER_TOKEN = [
     *qparams(2, 1),
     *(shape_of("scale", zeros(*s), [2, 1], TOKEN) for s in [(), (2,), (1, 1), (2, 3)]),
@@ -408,7 +439,6 @@ GRAD = [
 ]
 
 PACKED = zeros(1, 2, 16, 4, dtype=I8)
-DEEP_PACKED = zeros(1, 16449, 16, 4, dtype=I8)
 ONE_TOO_MANY = {"out_features": 17}
 
 STATE = {"counts": zeros(32768, dtype=I64), "range": zeros(2)}
@@ -436,7 +466,7 @@ LAYER = {
 OF_A_LAYER = [
     *none("input", "packed_weight", "weight_scale", "weight_sum"),
     few_dims("input", zeros()),
-    packed_shape({"input": zeros(2, 9)}, "packed_weight", [1, 3, 16, 4], [1, 2, 16, 4]),
+    *(width("input", zeros(2, n), "5 to 8") for n in (0, 4, 9)),
     not_int8("packed_weight", zeros(1, 2, 16, 4), "pass what pack_weight returned"),
     packed_shape({"packed_weight": zeros(3, 5, dtype=I8)}, "packed_weight", [1, 2, 16, 4], [3, 5]),
     packed_shape({"weight_scale": zeros(17)}, "packed_weight", [2, 2, 16, 4], [1, 2, 16, 4]),
@@ -528,14 +558,24 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     ),
     "fake_quantize_per_channel_backward": (
         backward(2, axis=0),
-        [*FLOAT_INPUT, *AXIS, *RANGE, *PER_CHANNEL, *GRAD],
+        [
+            *FLOAT_INPUT,
+            Wrong(
+                {"input": zeros(), "grad": zeros()},
+                "input must have 1 or more dimensions, but got 0: add them with .unsqueeze(0)",
+            ),
+            *AXIS,
+            *RANGE,
+            *PER_CHANNEL,
+            *GRAD,
+        ],
     ),
     "quantization_error": (
         {"original": zeros(2, 3), "approximation": zeros(2, 3)},
         [
             *none("original", "approximation"),
-            not_error_operand("original", zeros(2, 3, dtype=I8)),
-            not_error_operand("approximation", zeros(2, 3, dtype=I8)),
+            *(not_error_operand("original", zeros(2, 3, dtype=d)) for d in (I8, *STRANGE)),
+            *(not_error_operand("approximation", zeros(2, 3, dtype=d)) for d in (I8, *STRANGE)),
             *(
                 shape_of("approximation", zeros(*s), [2, 3], "that of original")
                 for s in [(3, 2), (2, 1), (), (2, 3, 1), (6,)]
@@ -543,19 +583,17 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
             device_of("approximation", zeros(2, 3), "original"),
             Wrong(
                 {"original": zeros(0, 3), "approximation": zeros(0, 3)},
-                "original must not be empty, but got shape [0, 3]: an error of no values is not "
-                "defined",
+                "original must not be empty, but got shape [0, 3]: pass at least one value, for "
+                "the error of none is not defined",
             ),
         ],
     ),
     "pack_bits": (
         {"input": zeros(2, 3, dtype=I8), "num_bits": 4},
         [
-            not_byte("input", zeros(2, 3)),
-            not_byte("input", zeros(2, 3, dtype=I16)),
+            *(not_byte("input", zeros(2, 3, dtype=d)) for d in (F32, I16, *STRANGE)),
             few_dims("input", zeros(dtype=I8)),
-            num_bits(1),
-            num_bits(9),
+            *(num_bits(given) for given in (1, 9, LOWEST, HUGE)),
         ],
     ),
     "unpack_bits": (
@@ -566,15 +604,16 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
                 f"packed must be uint8, but got {NAMES[I8]}: pass what pack_bits returned",
             ),
             few_dims("packed", zeros(dtype=U8)),
-            num_bits(1),
-            num_bits(9),
-            Wrong(
-                {"dtype": I16},
-                f"dtype must be int8 or uint8, but got {NAMES[I16]}: pass the dtype that was "
-                "packed",
+            *(num_bits(given) for given in (1, 9, LOWEST, HUGE)),
+            *(
+                Wrong(
+                    {"dtype": d},
+                    f"dtype must be int8 or uint8, but got {name_of(d)}: pass the dtype that was "
+                    "packed",
+                )
+                for d in (I16, *STRANGE, NO_DTYPE)
             ),
-            impossible_last_dim(-1),
-            impossible_last_dim(2**61),
+            *(impossible_last_dim(given) for given in (-1, 13, LOWEST, 2**61, HUGE)),
             last_dim(0, 0),
             last_dim(4, 2),
             last_dim(7, 4),
@@ -584,8 +623,8 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
         {"a": zeros(2, 3, dtype=I8), "b": zeros(3, 4, dtype=I8)},
         [
             *none("a", "b"),
-            not_byte("a", zeros(2, 3)),
-            not_byte("b", zeros(3, 4, dtype=I16)),
+            *(not_byte("a", zeros(2, 3, dtype=d)) for d in (F32, I16, *STRANGE)),
+            *(not_byte("b", zeros(3, 4, dtype=d)) for d in (F32, I16, *STRANGE)),
             few_dims("a", zeros(3, dtype=I8), 2),
             other_dims(zeros(3, dtype=I8)),
             other_dims(zeros(2, 3, 4, dtype=I8)),
@@ -609,8 +648,10 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
     "pack_weight": (
         {"weight": zeros(3, 5, dtype=I8)},
         [
-            not_int8("weight", zeros(3, 5), "quantize it with quantize_per_channel"),
-            not_int8("weight", zeros(3, 5, dtype=U8), "quantize it with quantize_per_channel"),
+            *(
+                not_int8("weight", zeros(3, 5, dtype=d), "quantize it with quantize_per_channel")
+                for d in (F32, U8, *STRANGE)
+            ),
             *(
                 Wrong(
                     {"weight": zeros(*s, dtype=I8)},
@@ -631,9 +672,8 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
             ),
             packed_shape(ONE_TOO_MANY, "packed", [2, 2, 16, 4], [1, 2, 16, 4]),
             packed_shape({"in_features": 9}, "packed", [1, 3, 16, 4], [1, 2, 16, 4]),
-            features("out_features", -1),
-            features("in_features", -1),
-            features("in_features", 2**63 - 1),
+            *(features("out_features", given) for given in (-1, 2**31, LOWEST, HUGE)),
+            *(features("in_features", given) for given in (-1, 2**31, LOWEST, HUGE)),
         ],
     ),
     "int8_matmul_packed": (
@@ -645,23 +685,21 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
         },
         [
             *none("a", "packed_weight"),
-            not_byte("a", zeros(2, 5)),
+            *(not_byte("a", zeros(2, 5, dtype=d)) for d in (F32, I16, *STRANGE)),
             few_dims("a", zeros(dtype=I8)),
             not_int8("packed_weight", zeros(1, 2, 16, 4), "pass what pack_weight returned"),
             packed_shape(
                 {"packed_weight": zeros(3, 5, dtype=I8)}, "packed_weight", [1, 2, 16, 4], [3, 5]
             ),
-            packed_shape(
-                {"a": zeros(2, 9, dtype=I8)}, "packed_weight", [1, 3, 16, 4], [1, 2, 16, 4]
-            ),
+            *(width("a", zeros(2, n, dtype=I8), "5 to 8") for n in (0, 4, 9)),
             packed_shape(ONE_TOO_MANY, "packed_weight", [2, 2, 16, 4], [1, 2, 16, 4]),
-            features("out_features", -1),
-            features("out_features", 2**63 - 1),
+            *(features("out_features", given) for given in (-1, 2**31, LOWEST, HUGE)),
             dtype_of("weight_sum", zeros(3), I32),
             shape_of("weight_sum", zeros(4, dtype=I32), [3], SUM),
             device_of("weight_sum", zeros(3, dtype=I32), "a"),
             device_of("packed_weight", PACKED, "a"),
-            deep(65793, 65796, {"a": zeros(1, 65796, dtype=U8), "packed_weight": DEEP_PACKED}),
+            deep_packed(65793, "a", U8),
+            deep_packed(131071, "a", I8),
         ],
     ),
     "linear_dynamic": (
@@ -670,7 +708,7 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
             not_float("input", zeros(2, 5, dtype=F64)),
             not_float("input", zeros(2, 5, dtype=I8)),
             *OF_A_LAYER,
-            deep(65793, 65796, {"input": zeros(1, 65796), "packed_weight": DEEP_PACKED}),
+            deep_packed(65793, "input", F32),
         ],
     ),
     "linear_static": (
@@ -709,16 +747,14 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
             output_dtype(U8, requantized=False),
             output_dtype(I8, requantized=False),
             output_dtype(I32, requantized=False),
-            output_dtype(F64, requantized=False),
-            deep(65793, 65796, {"input": zeros(1, 65796), "packed_weight": DEEP_PACKED}),
-            deep(
-                131071,
-                131072,
-                {
-                    "input": zeros(1, 131072, dtype=I8),
-                    "packed_weight": zeros(1, 32768, 16, 4, dtype=I8),
-                },
+            *(
+                output_dtype(d, requantized)
+                for d in (F64, *STRANGE, NO_DTYPE)
+                for requantized in (False, True)
             ),
+            deep_packed(65793, "input", F32),
+            deep_packed(65793, "input", U8),
+            deep_packed(131071, "input", I8),
         ],
     ),
     "histogram_observe_": (
@@ -738,12 +774,48 @@ _TABLE: dict[str, tuple[Arguments, list[Wrong]]] = {
             *RANGE,
             *SYMMETRIC,
             *(method(given) for given in ("", "MSE", "minmax ", "kl")),
-            *(percentile(given) for given in (50.0, 0.9999, -1.0, 100.5, math.inf, math.nan)),
+            *(
+                percentile(given)
+                for given in (50.0, 0.9999, -1.0, 100.5, math.inf, -math.inf, math.nan)
+            ),
         ],
     ),
 }
 
 
-def refusals(operator: str) -> list[Refusal]:
+OUT_REPAIR = "pass torch.empty_like(input, dtype=...), nothing is resized or converted"
+
+
+def of_out(wanted: torch.dtype) -> list[Wrong]:
+    return [
+        *none("out"),
+        *(
+            Wrong(
+                {"out": zeros(2, 3, dtype=d)},
+                f"out must be {NAMES[wanted]}, but got {NAMES[d]}: {OUT_REPAIR}",
+            )
+            for d in (I64, F64, *STRANGE)
+        ),
+        *(
+            Wrong(
+                {"out": zeros(*s, dtype=wanted)},
+                f"out must have shape [2, 3], that of input, but got {list(s)}: {OUT_REPAIR}",
+            )
+            for s in [(), (3,), (2, 1), (1, 3), (3, 2), (6,), (2, 3, 1), (2, 4)]
+        ),
+        device_of("out", zeros(2, 3, dtype=wanted), "input"),
+    ]
+
+
+def _with_out(operator: str) -> tuple[Arguments, list[Wrong]]:
+    """What is wrong with the operator is so for its .out overload."""
     right, wrong = _TABLE[operator]
+    dtype = I8 if operator.startswith("quantize") else F32
+    return {**right, "out": zeros(2, 3, dtype=dtype)}, [*wrong, *of_out(dtype)]
+
+
+def refusals(operator: str) -> list[Refusal]:
+    """Of an operator, or of an overload, `operator.overload`."""
+    name, _, overload = operator.partition(".")
+    right, wrong = _with_out(name) if overload == "out" else _TABLE[name]
     return [Refusal(right, one) for one in wrong]

@@ -409,26 +409,61 @@ def test_refuses_a_range_that_requires_grad() -> None:
     assert counts.sum() == 5
 
 
-def test_refuses_memory_that_is_shared() -> None:
+BINS = 32768
+OWN_MEMORY = "pass one with memory of its own, as torch.empty_like makes it"
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_refuses_a_range_within_counts(step: int) -> None:
+    """In the gaps of counts as well."""
+    memory = torch.zeros(2 * BINS + 4, dtype=torch.int64)
+    counts = memory[1 : 1 + step * BINS : step]
+    last = 2 * step * (BINS - 1)  # in float32, as seen from the first bin
+
+    def observe_into(place: int) -> None:
+        observe(counts, memory.view(torch.float32)[2 + place :][:2], torch.ones(3))
+
+    for place in (-1, 0, 1, 2, last, last + 1):
+        message = "range must not share memory with counts, but got one that lies within it"
+        with pytest.raises(RuntimeError, match=f"^{message}: {OWN_MEMORY}"):
+            observe_into(place)
+        assert not memory.any()
+    observe_into(-2)
+    observe_into(last + 2)
+    assert counts.sum() == 6
+
+
+@pytest.mark.parametrize("name", ["counts", "range"])
+def test_refuses_an_input_that_is_written(name: str) -> None:
+    state = dict(zip(("counts", "range"), new_state(), strict=True))
+    message = f"{name} must not share memory with input, but got one that does: {OWN_MEMORY}"
+    for x in (state[name].view(torch.float32), state[name].view(torch.bfloat16)[-1:]):
+        with pytest.raises(RuntimeError, match=f"^{message}"):
+            observe(*state.values(), x)
+
+
+def test_refuses_bins_in_one_place() -> None:
     counts, range_ = new_state()
-    overlapping = "unsupported operation: more than one element"
-    shared = "unsupported operation: some elements of the input"
-    x = floats(5)
-    with pytest.raises(RuntimeError, match=overlapping):
-        observe(torch.zeros(1, dtype=torch.int64).expand(32768), range_, x)
-    with pytest.raises(RuntimeError, match=overlapping):
-        observe(counts, torch.zeros(1).expand(2), x)
-    with pytest.raises(RuntimeError, match="unsupported operation"):
-        observe(counts, range_, range_)
-    storage = torch.zeros(7)
-    with pytest.raises(RuntimeError, match=shared):
-        observe(counts, storage[1:3], storage[:5])
-    with pytest.raises(RuntimeError, match=shared):
-        observe(counts, range_, counts.view(torch.float32)[3:40])
-    with pytest.raises(RuntimeError, match=shared):
-        observe(counts, counts.view(torch.float32)[3:5], x)
-    assert counts.sum() == 0
-    assert range_.isinf().all()
+    message = "must have a place of its own in memory for each element, but got strides"
+    with pytest.raises(RuntimeError, match=rf"^counts {message} \[0\] for shape \[32768\]"):
+        observe(torch.zeros(1, dtype=torch.int64).expand(BINS), range_, torch.ones(3))
+    with pytest.raises(RuntimeError, match=rf"^range {message} \[0\] for shape \[2\]"):
+        observe(counts, torch.zeros(1).expand(2), torch.ones(3))
+    assert not counts.any()
+
+
+def test_an_input_with_gaps_is_read_before_its_memory_is_written() -> None:
+    """Counts that are bits of floats too: each call sees them as they were before it."""
+    for step in (1, 2):
+        counts, range_ = new_state()
+        memory = counts if step == 1 else torch.zeros(2 * BINS, dtype=torch.int64)
+        counts, x = memory[::step], memory.view(torch.float32)[::2]
+        before = x.clone()
+        observe(counts, range_, x)
+        expected = new_state()
+        observe(*expected, before)
+        assert torch.equal(counts, expected[0])
+        assert torch.equal(range_, expected[1])
 
 
 @pytest.mark.any_kernels

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from guarded import guarded
 from operator_tests import all_arguments, assert_same, operator
-from samples import F16, I8, I32, U8, Sample, floats, samples
+from samples import F16, I8, I32, U8, Sample, floats, integers, samples
 from torch import Tensor
 
 from torchquant import ops
@@ -24,6 +26,7 @@ NAMES = (
 CASES = [
     pytest.param(name, sample, id=f"{name}-{sample}") for name in NAMES for sample in samples(name)
 ]
+QPARAMS = (torch.tensor(0.5), torch.tensor(3, dtype=I32))
 MEND = "pass torch.empty_like(input, dtype=...), nothing is resized or converted"
 
 
@@ -62,6 +65,18 @@ def test_any_strides(name: str, sample: Sample) -> None:
     assert_same(turned.contiguous(), expected)
 
 
+@pytest.mark.parametrize("at_end", [False, True], ids=["begin", "end"])
+@pytest.mark.parametrize(("name", "sample"), CASES)
+def test_touches_nothing_beyond_it(name: str, sample: Sample, at_end: bool) -> None:
+    """A result begins, or ends, where a page does that no process may touch."""
+    expected = expected_of(name, sample)
+    reverse = list(range(expected.dim()))[::-1]
+    for like in (torch.empty_like(expected), torch.empty(expected.shape[::-1]).permute(reverse)):
+        out = guarded(like.to(expected.dtype), at_end)
+        call_out(name, sample, out)
+        assert_same(out.contiguous(), expected)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_refuses_another_shape_or_dtype(name: str) -> None:
     sample = samples(name)[0]
@@ -90,21 +105,86 @@ def test_refuses_another_device(name: str) -> None:
         call_out(name, sample, torch.empty_like(expected_of(name, sample), device="meta"))
 
 
-def test_refuses_memory_that_is_shared() -> None:
-    codes = torch.zeros(8, 16, dtype=I8)
-    qparams = (torch.tensor(0.5), torch.tensor(3, dtype=I32))
-    overlapping = torch.zeros(1, 16).expand(8, 16)
-    with pytest.raises(RuntimeError, match="unsupported operation: more than one element"):
-        operator("dequantize_per_tensor").out(codes, *qparams, out=overlapping)
-    storage = torch.zeros(129, dtype=torch.float32)
-    x, out = storage[:128], storage.view(I8)[4:132]
-    with pytest.raises(RuntimeError, match="unsupported operation: some elements of the input"):
-        operator("quantize_per_tensor").out(x, *qparams, -128, 127, I8, out=out)
+OWN_MEMORY = "pass one with memory of its own, as torch.empty_like makes it"
+
+
+def bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format).view(U8)
+
+
+def refused(name: str, *arguments: Any, out: Tensor) -> str:
+    before = bytes_of(out)
+    with pytest.raises(RuntimeError) as error:
+        operator(name).out(*arguments, out=out)
+    assert torch.equal(bytes_of(out), before)
+    return str(error.value).splitlines()[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shared", ["input", "scale", "zero_point"])
+def test_refuses_memory_of_an_argument(name: str, shared: str) -> None:
+    """As a whole or in part, whatever the dtypes; in place is no exception."""
+    sample = samples(name)[0]
+    expected = expected_of(name, sample)
+    arguments = dict(zip(("input", "scale", "zero_point"), sample.arguments, strict=False))
+    owner = arguments[shared]
+    size, room = owner.numel() * owner.element_size(), expected.numel() * expected.element_size()
+    for offset in {0, (size - 1) // 4 * 4}:
+        memory = torch.zeros(size + room + 16, dtype=torch.int8)
+        arguments[shared] = memory[:size].view(owner.dtype).view(owner.shape)
+        arguments[shared].copy_(owner)
+        out = memory[offset : offset + room].view(expected.dtype).view(expected.shape)
+        message = refused(name, *arguments.values(), *sample.arguments[3:], out=out)
+        wanted = f"out must not share memory with {shared}, but got one that does: {OWN_MEMORY}"
+        assert message == wanted
+
+
+def overlapping(shape: tuple[int, int], strides: tuple[int, int]) -> Tensor:
+    return torch.zeros(100).as_strided(shape, strides)
+
+
+@pytest.mark.parametrize(
+    "strides", [(0, 1), (1, 0), (0, 0), (1, 1), (2, 1), (3, 1), (1, 2), (2, 3)]
+)
+def test_refuses_elements_in_one_place(strides: tuple[int, int]) -> None:
+    out = overlapping((3, 4), strides)
+    message = refused("dequantize_per_tensor", torch.ones(3, 4, dtype=I8), *QPARAMS, out=out)
+    assert message == (
+        "out must have a place of its own in memory for each element, but got strides "
+        f"{list(strides)} for shape [3, 4]: {OWN_MEMORY}"
+    )
+
+
+@pytest.mark.parametrize("strides", [(4, 1), (1, 3), (5, 1), (1, 4), (9, 2)])
+def test_takes_elements_that_lie_apart(strides: tuple[int, int]) -> None:
+    codes, out = integers(3, 4), overlapping((3, 4), strides)
+    operator("dequantize_per_tensor").out(codes, *QPARAMS, out=out)
+    assert_same(out.contiguous(), operator("dequantize_per_tensor")(codes, *QPARAMS))
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        pytest.param(lambda memory: memory[:, ::2], id="in-place"),
+        pytest.param(lambda memory: memory[:, 1::2], id="in-its-gaps"),
+        pytest.param(lambda memory: memory.flatten()[:4096].view(64, 64), id="in-part-and-gaps"),
+        pytest.param(lambda memory: memory.flatten()[3:4099].view(64, 64), id="further-on"),
+        pytest.param(lambda memory: memory[:, :64], id="beside"),
+    ],
+)
+def test_an_input_with_gaps_is_read_before_what_lies_among_them_is_written(
+    out: Callable[[Tensor], Tensor],
+) -> None:
+    """A row of keys and values holds codes and scales: views that interleave are no mistake."""
+    memory = floats(64, 128)
+    expected = operator("fake_quantize_per_tensor")(memory[:, ::2], *QPARAMS, -128, 127)
+    written = out(memory)
+    operator("fake_quantize_per_tensor").out(memory[:, ::2], *QPARAMS, -128, 127, out=written)
+    assert_same(written.contiguous(), expected)
 
 
 def quantize_into(out: Tensor) -> None:
-    qparams = (torch.tensor(0.5), torch.tensor(3, dtype=I32))
-    operator("dequantize_per_tensor").out(torch.ones(out.shape, dtype=I8), *qparams, out=out)
+    operator("dequantize_per_tensor").out(torch.ones(out.shape, dtype=I8), *QPARAMS, out=out)
 
 
 def test_autograd_notices_that_a_saved_tensor_has_changed() -> None:

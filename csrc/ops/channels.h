@@ -26,6 +26,7 @@ inline ChannelView per_tensor_view(const at::Tensor& input) {
 }
 
 inline ChannelView per_channel_view(const at::Tensor& input, int64_t axis) {
+  if (input.numel() == 0) return {0, input.size(axis), 0, 0};  // products may not fit int64
   const int64_t inner = c10::multiply_integers(input.sizes().slice(axis + 1));
   return {c10::multiply_integers(input.sizes().slice(0, axis)), input.size(axis), inner, inner};
 }

@@ -11,6 +11,7 @@
 
 #include <array>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,13 +42,30 @@ inline bool is_code(ScalarType dtype) {
   return is_byte(dtype) || dtype == at::kShort || dtype == at::kInt;
 }
 
-// The name that one types in Python.
+// The name that one types in Python. TorchScript passes dtypes as numbers, so any may come.
 inline std::string dtype_name(ScalarType dtype) {
+  const auto number = static_cast<int>(dtype);
+  if (number < 0 || dtype >= ScalarType::Undefined) return "number " + std::to_string(number);
   return "torch." + std::string(c10::getDtypeNames(dtype).first);
+}
+
+inline std::string layout_name(at::Layout layout) {
+  std::ostringstream name;
+  name << layout;
+  return name.str();
 }
 
 inline void check_defined(const Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.defined(), name, " must be a tensor, but got None: this one is not optional");
+}
+
+// For those operators that the dispatcher hands every kind of tensor.
+inline void check_strided(const Tensor& tensor, const char* name) {
+  check_defined(tensor, name);
+  TORCH_CHECK(tensor.layout() == at::kStrided && !tensor.is_nested(), name,
+              " must be a dense tensor, but got ",
+              tensor.is_nested() ? "a nested one" : layout_name(tensor.layout()),
+              ": convert it with .to_dense()");
 }
 
 inline void check_float(const Tensor& tensor, const char* name) {
@@ -161,6 +179,13 @@ inline int64_t check_axis(const Tensor& input, int64_t axis) {
   return c10::maybe_wrap_dim(axis, input.dim());
 }
 
+// ceil(size / by). The sum of the usual formula overflows for the greatest sizes; for symbolic ones
+// it is what torch.export simplifies.
+inline c10::SymInt ceil_div(const c10::SymInt& size, int64_t by) {
+  if (const auto known = size.maybe_as_int()) return *known / by + (*known % by != 0);
+  return (size + (by - 1)) / by;
+}
+
 // [..., 1]: one value for each token, a row of the last dimension.
 inline SymShape token_shape(const Tensor& input) {
   SymShape shape = input.sym_sizes().vec();
@@ -203,7 +228,7 @@ inline void check_group_size(const Tensor& input, int64_t group_size) {
 // [..., ceil(K / group_size)]: one value for each group of a row; the last one may be short.
 inline SymShape group_shape(const Tensor& input, int64_t group_size) {
   SymShape shape = input.sym_sizes().vec();
-  shape.back() = (shape.back() + (group_size - 1)) / group_size;
+  shape.back() = ceil_div(shape.back(), group_size);
   return shape;
 }
 
@@ -273,12 +298,14 @@ inline void check_quantization_error(const Tensor& original, const Tensor& appro
   check_companion(approximation, "approximation", original, "original", approximation.scalar_type(),
                   original.sym_sizes(), "that of original");
   TORCH_SYM_CHECK(original.sym_numel().sym_gt(0), "original must not be empty, but got shape ",
-                  original.sym_sizes(), ": an error of no values is not defined");
+                  original.sym_sizes(),
+                  ": pass at least one value, for the error of none is not defined");
 }
 
 // The calibration state: counts int64 [32768], range float32 [2].
 inline void check_histogram(const Tensor& counts, const Tensor& range) {
-  check_defined(counts, "counts");
+  check_strided(counts, "counts");
+  check_strided(range, "range");
   check_companion(counts, "counts", counts, "counts", at::kLong, {kBins}, "one for each bin");
   check_companion(range, "range", counts, "counts", at::kFloat, {2}, "a minimum and a maximum");
 }
@@ -305,12 +332,22 @@ inline void check_histogram_qparams(const Tensor& counts, const Tensor& range, i
 
 inline void check_num_bits(int64_t num_bits) {
   TORCH_CHECK(2 <= num_bits && num_bits <= 8, "num_bits must lie in [2, 8], but got ", num_bits,
-              ": wider codes are stored as int16 or int32 as they are");
+              ": pass 2 for narrower codes, and keep wider ones in int16 or int32 as they are");
 }
 
-// Bytes of a row of `count` codes.
+// Bytes of a row of `count` codes. The product overflows for the greatest counts, so eight codes
+// are taken at once where the count is known.
 inline c10::SymInt packed_bytes(const c10::SymInt& count, int64_t num_bits) {
+  if (const auto known = count.maybe_as_int()) {
+    return *known / 8 * num_bits + (*known % 8 * num_bits + 7) / 8;
+  }
   return (count * num_bits + 7) / 8;
+}
+
+// The most codes, of 2 bits, that fit so many bytes.
+inline c10::SymInt most_codes(const c10::SymInt& bytes) {
+  if (const auto known = bytes.maybe_as_int(); known && *known > INT64_MAX / 4) return INT64_MAX;
+  return bytes * 4;
 }
 
 inline void check_pack_bits(const Tensor& input, int64_t num_bits) {
@@ -328,7 +365,7 @@ inline void check_unpack_bits(const Tensor& packed, int64_t num_bits, const c10:
   check_num_bits(num_bits);
   TORCH_CHECK(is_byte(dtype), "dtype must be int8 or uint8, but got ", dtype_name(dtype),
               ": pass the dtype that was packed");
-  const c10::SymInt most = packed.sym_size(-1) * 4;  // codes of 2 bits
+  const c10::SymInt most = most_codes(packed.sym_size(-1));
   TORCH_SYM_CHECK(last_dim.sym_ge(0).sym_and(last_dim.sym_le(most)), "last_dim must lie in [0, ",
                   most, "] for rows of ", packed.sym_size(-1), " bytes, but got ", last_dim,
                   ": pass the size of the last dimension that was packed");
@@ -348,17 +385,29 @@ inline void check_features(int64_t features, const char* name) {
 // [ceil(N / 16), ceil(K / 4), 16, 4]
 inline std::array<c10::SymInt, 4> packed_shape(const c10::SymInt& out_features,
                                                const c10::SymInt& in_features) {
-  return {(out_features + 15) / 16, (in_features + 3) / 4, 16, 4};
+  return {ceil_div(out_features, 16), ceil_div(in_features, 4), 16, 4};
 }
 
-inline void check_packed_weight(const Tensor& packed, const char* name,
-                                const c10::SymInt& out_features, const c10::SymInt& in_features) {
+inline void check_packed_weight(const Tensor& packed, const char* name, c10::SymIntArrayRef shape) {
   check_defined(packed, name);
   TORCH_CHECK(packed.scalar_type() == at::kChar, name, " must be int8, but got ",
               dtype_name(packed.scalar_type()), ": pass what pack_weight returned");
-  check_shape(packed, name, packed_shape(out_features, in_features),
-              "[ceil(out_features / 16), ceil(in_features / 4), 16, 4]",
+  check_shape(packed, name, shape, "[ceil(out_features / 16), ceil(in_features / 4), 16, 4]",
               "pass what pack_weight returned for a weight of these features");
+}
+
+// The weight of an input's rows. One that is sound in itself says what their size must be.
+inline void check_packed_weight_of(const Tensor& packed_weight, const c10::SymInt& out_features,
+                                   const Tensor& input, const char* input_name) {
+  check_same_device(packed_weight, "packed_weight", input, input_name);
+  std::array<c10::SymInt, 4> shape = packed_shape(out_features, input.sym_size(-1));
+  const c10::SymInt quads = shape[1];
+  if (packed_weight.dim() == 4) shape[1] = packed_weight.sym_size(1);
+  check_packed_weight(packed_weight, "packed_weight", shape);
+  TORCH_SYM_CHECK(sym_eq(shape[1], quads), input_name, " must have ",
+                  (shape[1] * 4 - 3).max(c10::SymInt(0)), " to ", shape[1] * 4,
+                  " values in its last dimension, the in_features of packed_weight, but got shape ",
+                  input.sym_sizes(), ": pass rows of as many values as the packed weight had");
 }
 
 inline void check_pack_weight(const Tensor& weight) {
@@ -372,16 +421,25 @@ inline void check_pack_weight(const Tensor& weight) {
 inline void check_unpack_weight(const Tensor& packed, int64_t out_features, int64_t in_features) {
   check_features(out_features, "out_features");
   check_features(in_features, "in_features");
-  check_packed_weight(packed, "packed", out_features, in_features);
+  check_packed_weight(packed, "packed", packed_shape(out_features, in_features));
 }
 
-inline void check_depth(const c10::SymInt& depth, bool a_signed, bool b_signed) {
+inline constexpr const char* kSplitDepth =
+    "split it and the weight, and add the products of the parts in int64";
+inline constexpr const char* kSplitLayer =
+    "keep this layer in float, or split it and add the outputs of the parts";
+
+// Of rows whose products with a column, int8 or uint8 as `b_signed` says, are added up in int32.
+inline void check_depth(const Tensor& rows, const char* name, bool b_signed, const char* mend) {
+  const bool a_signed = rows.scalar_type() == at::kChar;
+  const c10::SymInt depth = rows.sym_size(-1);
   const int64_t limit = a_signed && b_signed   ? kMaxDepthSigned
                         : a_signed || b_signed ? kMaxDepthMixed
                                                : kMaxDepthUnsigned;
-  TORCH_SYM_CHECK(depth.sym_le(limit), "the inner dimension must be at most ", limit,
-                  " for these dtypes, or the int32 sums may overflow, but got ", depth,
-                  ": split it and add the parts in int64");
+  TORCH_SYM_CHECK(depth.sym_le(limit), name, " must have at most ", limit,
+                  " values in its last dimension for these dtypes, or the int32 sums may overflow, "
+                  "but got ",
+                  depth, ": ", mend);
 }
 
 inline void check_int8_matmul(const Tensor& a, const Tensor& b) {
@@ -399,7 +457,7 @@ inline void check_int8_matmul(const Tensor& a, const Tensor& b) {
                   " rows, as a has columns, but got shapes ", a.sym_sizes(), " and ", b.sym_sizes(),
                   ": a weight [out_features, in_features] is passed as weight.t()");
   check_same_device(b, "b", a, "a");
-  check_depth(a.sym_size(-1), a.scalar_type() == at::kChar, b.scalar_type() == at::kChar);
+  check_depth(a, "a", b.scalar_type() == at::kChar, kSplitDepth);
 }
 
 inline void check_weight_sum(const Tensor& weight_sum, const Tensor& owner, const char* owner_name,
@@ -414,9 +472,8 @@ inline void check_int8_matmul_packed(const Tensor& a, const Tensor& packed_weigh
   check_byte(a, "a");
   check_min_dim(a, "a", 1);
   check_features(out_features, "out_features");
-  check_same_device(packed_weight, "packed_weight", a, "a");
-  check_packed_weight(packed_weight, "packed_weight", out_features, a.sym_size(-1));
-  check_depth(a.sym_size(-1), a.scalar_type() == at::kChar, true);
+  check_packed_weight_of(packed_weight, out_features, a, "a");
+  check_depth(a, "a", true, kSplitDepth);
   if (weight_sum) check_weight_sum(*weight_sum, a, "a", out_features);
 }
 
@@ -437,9 +494,8 @@ inline void check_layer(const Tensor& input, const Tensor& packed_weight,
   const c10::SymInt out_features = weight_scale.sym_numel();
   check_companion(weight_scale, "weight_scale", input, "input", at::kFloat, {out_features},
                   "one for each output feature");
-  check_same_device(packed_weight, "packed_weight", input, "input");
-  check_packed_weight(packed_weight, "packed_weight", out_features, input.sym_size(-1));
-  check_depth(input.sym_size(-1), input.scalar_type() == at::kChar, true);
+  check_packed_weight_of(packed_weight, out_features, input, "input");
+  check_depth(input, "input", true, kSplitLayer);
   check_weight_sum(weight_sum, input, "input", out_features);
   if (bias) {
     check_companion(*bias, "bias", input, "input", at::kFloat, {out_features},

@@ -10,6 +10,7 @@ namespace {
 
 void dequantize_into(const Tensor& x, const Tensor& input, const Tensor& scale,
                      const Tensor& zero_point, const ChannelView& view) {
+  if (input.numel() == 0) return;  // parameters of no elements may be any number
   const Source q(input, Source::Reads::rows_or_columns);
   const Params params(scale, zero_point);
   const auto& kernel = kernels_for(params).dequantize;
@@ -40,7 +41,7 @@ void dequantize_out(const Tensor& input, const Tensor& scale, const Tensor& zero
                     const ChannelView& view, ScalarType out_dtype, const Tensor& out) {
   check_dequantize(input, out_dtype);
   check_out(out, input, out_dtype);
-  write_out(out, {input, scale, zero_point},
+  write_out(out, {{input, "input"}, {scale, "scale"}, {zero_point, "zero_point"}},
             [&](const Tensor& x) { dequantize_into(x, input, scale, zero_point, view); });
 }
 

@@ -67,9 +67,9 @@ class FakeQuantizePerChannel : public torch::autograd::Function<FakeQuantizePerC
 
 // Before autograd looks at them; everything else is checked below it.
 void check_arguments(const Tensor& input, const Tensor& scale, const Tensor& zero_point) {
-  check_defined(input, "input");
-  check_defined(scale, "scale");
-  check_defined(zero_point, "zero_point");
+  check_strided(input, "input");
+  check_strided(scale, "scale");
+  check_strided(zero_point, "zero_point");
 }
 
 Tensor fake_quantize_per_tensor_autograd(const Tensor& input, const Tensor& scale,

@@ -11,6 +11,7 @@ namespace {
 void fake_quantize_into(const Tensor& y, const Tensor& input, const Tensor& scale,
                         const Tensor& zero_point, const ChannelView& view, int64_t quant_min,
                         int64_t quant_max) {
+  if (input.numel() == 0) return;  // parameters of no elements may be any number
   const Source x(input, Source::Reads::rows_or_columns);
   const Params params(scale, zero_point);
   const auto& kernel = kernels_for(params).fake_quantize;
@@ -57,9 +58,10 @@ void fake_quantize_per_tensor_out_cpu(const Tensor& input, const Tensor& scale,
   check_out(out, input, input.scalar_type());
   const MemoryOrder order(input, out);
   const Tensor x = order.of(input);
-  write_out(order.of(out), {input, scale, zero_point}, [&](const Tensor& y) {
-    fake_quantize_into(y, x, scale, zero_point, per_tensor_view(x), quant_min, quant_max);
-  });
+  write_out(order.of(out), {{input, "input"}, {scale, "scale"}, {zero_point, "zero_point"}},
+            [&](const Tensor& y) {
+              fake_quantize_into(y, x, scale, zero_point, per_tensor_view(x), quant_min, quant_max);
+            });
 }
 
 void fake_quantize_per_channel_out_cpu(const Tensor& input, const Tensor& scale,
@@ -71,9 +73,10 @@ void fake_quantize_per_channel_out_cpu(const Tensor& input, const Tensor& scale,
   const MemoryOrder order(input, out);
   const Tensor x = order.of(input);
   const ChannelView view = per_channel_view(x, order.of_axis(check_axis(input, axis)));
-  write_out(order.of(out), {input, scale, zero_point}, [&](const Tensor& y) {
-    fake_quantize_into(y, x, scale, zero_point, view, quant_min, quant_max);
-  });
+  write_out(order.of(out), {{input, "input"}, {scale, "scale"}, {zero_point, "zero_point"}},
+            [&](const Tensor& y) {
+              fake_quantize_into(y, x, scale, zero_point, view, quant_min, quant_max);
+            });
 }
 
 }  // namespace

@@ -15,22 +15,25 @@ kernels::Output kernel_output(ScalarType dtype) {
   return kernels::Output::f32;
 }
 
-// A layer's tensors, contiguous, and its output.
+// A layer's output, which is allocated first, and its tensors, contiguous.
 struct Layer {
+  Tensor out;
   Tensor weight;
   Tensor scale;
   Tensor sum;
   Tensor bias;
   bool relu;
-  Tensor out;
 };
 
 Layer new_layer(const Tensor& input, const Tensor& packed_weight, const Tensor& weight_scale,
                 const Tensor& weight_sum, const std::optional<Tensor>& bias,
                 std::string_view activation, ScalarType out_dtype) {
-  return {packed_weight.contiguous(),   weight_scale.contiguous(),
-          weight_sum.contiguous(),      bias ? bias->contiguous() : Tensor(),
-          check_activation(activation), new_rows(input, weight_scale.size(0), out_dtype)};
+  return {new_rows(input, weight_scale.size(0), out_dtype),
+          packed_weight.contiguous(),
+          weight_scale.contiguous(),
+          weight_sum.contiguous(),
+          bias ? bias->contiguous() : Tensor(),
+          check_activation(activation)};
 }
 
 // The epilogue without the terms of the rows.

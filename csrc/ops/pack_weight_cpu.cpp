@@ -22,9 +22,9 @@ Tensor pack_weight_cpu(const Tensor& weight) {
 
 Tensor unpack_weight_cpu(const Tensor& packed, int64_t out_features, int64_t in_features) {
   check_unpack_weight(packed, out_features, in_features);
-  const Tensor contiguous = packed.contiguous();
   const Tensor weight = new_tensor(packed, {out_features, in_features}, at::kChar);
   if (weight.numel() == 0) return weight;
+  const Tensor contiguous = packed.contiguous();
   const auto* panels = contiguous.const_data_ptr<int8_t>();
   auto* rows = weight.mutable_data_ptr<int8_t>();
   for_panels(out_features, in_features, [&](int64_t begin, int64_t end) {

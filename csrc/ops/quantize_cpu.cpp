@@ -11,6 +11,7 @@ namespace {
 void quantize_into(const Tensor& q, const Tensor& input, const Tensor& scale,
                    const Tensor& zero_point, const ChannelView& view, int64_t quant_min,
                    int64_t quant_max) {
+  if (input.numel() == 0) return;  // parameters of no elements may be any number
   const Source x(input, Source::Reads::rows_or_columns);
   const Params params(scale, zero_point);
   const auto& kernel = kernels_for(params).quantize;
@@ -43,9 +44,10 @@ void quantize_out(const Tensor& input, const Tensor& scale, const Tensor& zero_p
                   const Tensor& out) {
   check_quantize(input, quant_min, quant_max, dtype);
   check_out(out, input, dtype);
-  write_out(out, {input, scale, zero_point}, [&](const Tensor& q) {
-    quantize_into(q, input, scale, zero_point, view, quant_min, quant_max);
-  });
+  write_out(out, {{input, "input"}, {scale, "scale"}, {zero_point, "zero_point"}},
+            [&](const Tensor& q) {
+              quantize_into(q, input, scale, zero_point, view, quant_min, quant_max);
+            });
 }
 
 Tensor quantize_per_tensor_cpu(const Tensor& input, const Tensor& scale, const Tensor& zero_point,

@@ -16,7 +16,7 @@ done
 # other. LibTorch is not instrumented: what only it does with its own memory is no report.
 archer=$(find /usr/lib -name libarcher.so -print -quit)
 test -n "$archer" || { echo "libarcher.so is not in /usr/lib: install libomp-dev" >&2; exit 1; }
-for program in test_ops test_model test_threads; do
+for program in test_ops test_model test_load; do
   echo "ThreadSanitizer, $program"
   OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
     OMP_NUM_THREADS=4 "build-tsan/tests/cpp/$program" --gtest_brief=1
