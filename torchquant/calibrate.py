@@ -132,7 +132,7 @@ def _check_forward_takes(
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """Nothing is compiled for the sake of hooks that are soon gone."""
+    """Compiled code does not look for hooks that came after it."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes seconds to import
         yield
         return
