@@ -698,3 +698,18 @@ class TestBench:
 def test_no_infinity_in_json() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         torchquant.commands.print_json({"snr_db": math.inf})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_argument_shows_the_usage_of_its_command(command: str, capsys: Capture) -> None:
+    needed = {"quantize": ["a:b", "out"], "inspect": ["file"]}.get(command, [])
+    with pytest.raises(SystemExit) as exit_:
+        main([command, *needed, "--bogus", "3"])
+    assert exit_.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"usage: torchquant {command} ")
+    assert printed.err.endswith(
+        f"torchquant {command}: error: unrecognized arguments: --bogus 3: torchquant {command} "
+        "--help lists what there is\n"
+    )

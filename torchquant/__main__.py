@@ -29,7 +29,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:  # of the command, whose usage says what there is
+        options.refuse(
+            f"unrecognized arguments: {' '.join(unknown)}: torchquant {options.command} --help "
+            "lists what there is"
+        )
     try:
         _check_kernels()
         with _all_written():

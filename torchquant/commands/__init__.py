@@ -32,6 +32,7 @@ def add_command(
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document instead of tables"
     )
+    parser.set_defaults(refuse=parser.error)
     return parser
 
 

@@ -96,7 +96,7 @@ def add_parser(commands: Commands) -> None:
         help="names of linear layers that stay in float, what messages call filter_fn; * stands "
         "for anything",
     )
-    parser.set_defaults(run=run, refuse=parser.error)
+    parser.set_defaults(run=run)
 
 
 def _source(text: str) -> Source:
