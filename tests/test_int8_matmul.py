@@ -143,11 +143,17 @@ def test_deepest_sum_is_exact_and_one_deeper_is_refused(
     a = torch.full((2, depth), -128 if a_dtype == I8 else 255, dtype=a_dtype)
     b = torch.full((depth, 17), -128 if b_dtype == I8 else 255, dtype=b_dtype)
     check(a, b)
+    exact = a.long() @ b.long()
+    assert exact.abs().max() <= 2**31 - 1 < exact.abs().max() // depth * (depth + 1)
+    assert torch.equal(int8_matmul(a, b).long(), exact)
+    past = f"^a must have at most {depth} values in its last dimension .* but got {depth + 1}: "
     deeper = (torch.zeros(2, depth + 1, dtype=a_dtype), torch.zeros(depth + 1, 17, dtype=b_dtype))
-    with pytest.raises(RuntimeError, match=f"must be at most {depth} .* but got {depth + 1}"):
+    with pytest.raises(RuntimeError, match=past):
         int8_matmul(*deeper)
     if b_dtype == I8:
-        with pytest.raises(RuntimeError, match=f"must be at most {depth} .* but got {depth + 1}"):
+        packed = operator("int8_matmul_packed")(a, reference.pack_weight(b.t()), 17)
+        assert torch.equal(packed.long(), exact)
+        with pytest.raises(RuntimeError, match=past):
             operator("int8_matmul_packed")(deeper[0], reference.pack_weight(deeper[1].t()), 17)
 
 

@@ -45,7 +45,7 @@ Quantized quantize_rows(const Tensor& input, int64_t group_size, int64_t groups,
   auto* scales = scale.mutable_data_ptr<float>();
   auto* zero_points = zero_point.mutable_data_ptr<int32_t>();
   const int64_t size = input.size(-1), whole = size / group_size;
-  const int64_t grain = at::divup(kGrain, std::max<int64_t>(1, size));
+  const int64_t grain = at::divup(kGrain, std::clamp<int64_t>(size, 1, kGrain));
   parallel_for(0, row_count(input), grain, [&](int64_t begin, int64_t end) {
     std::vector<Range> ranges;
     for (int64_t m = begin; m < end; ++m) {
@@ -73,7 +73,8 @@ Quantized quantize_dynamic_per_group_cpu(const Tensor& input, int64_t group_size
                                          int64_t quant_max, bool symmetric, ScalarType dtype) {
   check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
   check_group_size(input, group_size);
-  return quantize_rows(input, group_size, at::divup(input.size(-1), group_size),
+  const int64_t row = input.size(-1), size = std::min(group_size, std::max<int64_t>(1, row));
+  return quantize_rows(input, size, at::divup(row, size),
                        chosen_codes(quant_min, quant_max, symmetric),
                        new_quantized(input, dtype, new_qparams_per_group(input, group_size)));
 }
