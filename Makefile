@@ -38,7 +38,7 @@ test-python: test-cpp
 	  TORCHQUANT_KERNELS=$$kernels $(BIN)/python -m pytest; \
 	done
 
-# The C++ tests under clang's sanitizers, and a C++ program under valgrind.
+# The C++ tests and the fuzzers' corpus under clang's sanitizers, and a C++ program under valgrind.
 sanitize: build
 	tests/cpp/sanitize.sh
 

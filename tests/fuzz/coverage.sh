@@ -12,7 +12,7 @@ cmake -S . -B build-coverage -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD
 cmake --build build-coverage --parallel
 version=$(clang++ -dumpversion | cut -d. -f1)
 objects=
-for program in build-coverage/tests/fuzz/fuzz_*; do
+for program in $(find build-coverage/tests/fuzz -maxdepth 1 -name 'fuzz_*' -perm -u+x); do
   subject=${program##*/fuzz_}
   LLVM_PROFILE_FILE="build-coverage/$subject.%m.profraw" "$program" -runs=0 "$corpus/$subject" \
     2> /dev/null

@@ -6,7 +6,7 @@ set -e
 cd "$(dirname "$0")/../.."
 seconds=${1:-30}
 tests/cpp/build_sanitized.sh build-asan address,undefined
-for program in build-asan/tests/fuzz/fuzz_*; do
+for program in $(find build-asan/tests/fuzz -maxdepth 1 -name 'fuzz_*' -perm -u+x); do
   subject=${program##*/fuzz_}
   found=build-asan/tests/fuzz/found/$subject
   mkdir -p "$found"
