@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchquant import ops
+from torchquant.arguments import check_integer
 from torchquant.codes import code_range
 
 __all__ = [
@@ -120,12 +121,14 @@ def per_channel_quantize(tensor: Tensor, num_bits: int = 8, dim: int = 0) -> tup
 
     Raises:
         ValueError: `num_bits` is not an integer from 2 to 16.
+        TypeError: `dim` is not an integer.
         RuntimeError: `tensor` is of another dtype, or has no dimension `dim`.
 
     Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A
     whitepaper", 2018, section 2.2.
     """
     quant_min, quant_max, dtype = _signed_range(num_bits)
+    _check_dim(dim)
     scales, zero_points = ops.choose_qparams_per_channel(tensor, dim, quant_min, quant_max, True)
     q = ops.quantize_per_channel(tensor, scales, zero_points, dim, quant_min, quant_max, dtype)
     return q, scales
@@ -140,10 +143,12 @@ def per_channel_dequantize(q: Tensor, scales: Tensor, dim: int = 0) -> Tensor:
         dim: the channel dimension; negative counts from the end.
 
     Raises:
+        TypeError: `dim` is not an integer.
         RuntimeError: a wrong dtype, no dimension `dim`, or a number of scales other than its size.
 
     Source: as `per_channel_quantize`.
     """
+    _check_dim(dim)
     return ops.dequantize_per_channel(q, scales, _zeros_like_scale(scales), dim)
 
 
@@ -181,6 +186,10 @@ def _check_num_bits(num_bits: int) -> None:
             f"num_bits must be an integer from 2 to 16, but it is {num_bits!r}; "
             "pass for example num_bits=8"
         )
+
+
+def _check_dim(dim: int) -> None:
+    check_integer(dim, "dim", "it counts the dimensions of the tensor, negative ones from the last")
 
 
 def _signed_range(num_bits: int) -> tuple[int, int, torch.dtype]:

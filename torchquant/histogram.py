@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchquant import ops
+from torchquant.arguments import check_number
 
 NUM_BINS = 32_768
 _SHIFT = 17  # the bin of a float32 is what is left of its bits
@@ -17,12 +18,13 @@ METHODS = ("minmax", "percentile", "mse", "entropy")
 
 
 def check_method(method: str, percentile: float) -> None:
-    """Raises ValueError where no range can be read in this way."""
+    """Raises ValueError where no range can be read in this way, TypeError for what is no number."""
     if method not in METHODS:
         raise ValueError(
             f'method must be one of {", ".join(METHODS)}, but got {method!r}: "mse" suits most '
             "activations"
         )
+    check_number(percentile, "percentile", "99.99 is usual")
     if not 50 < percentile <= 100:
         raise ValueError(f"percentile must lie in (50, 100], but got {percentile}: 99.99 is usual")
 

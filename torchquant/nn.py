@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from torchquant import ops
+from torchquant.arguments import check_integer
 from torchquant.weights import (
     check_quantizable,
     check_replaceable,
@@ -57,6 +58,12 @@ class QuantizedLinear(FixedDtypes):
                 f'activation must be "none" or "relu", but got {activation!r}: pass "none" and '
                 "apply others to the output"
             )
+        for name, features in (("in_features", in_features), ("out_features", out_features)):
+            check_integer(features, name, "pass that of the float layer")
+            if features < 0:
+                raise ValueError(
+                    f"{name} must not be negative, but got {features}: pass that of the float layer"
+                )
         self.in_features = in_features
         self.out_features = out_features
         self.activation = activation
@@ -251,7 +258,7 @@ class StaticLinear(QuantizedLinear):
             weight_method: "minmax", or "mse": scales of least squared error on the weights.
 
         Raises:
-            TypeError: ``linear`` is not a torch.nn.Linear.
+            TypeError: ``linear`` is not a torch.nn.Linear, or the scale or zero point no tensor.
             ValueError: As for :meth:`DynamicLinear.from_float`, or the scale or zero point is not
                 one finite element.
         """
@@ -360,6 +367,12 @@ class WeightOnlyLinear(QuantizedLinear):
 
 def _one_pair(scale: Tensor, zero_point: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Checked, 0-dim and on the device."""
+    for name, tensor in (("input_scale", scale), ("input_zero_point", zero_point)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} must be a tensor, but got {tensor!r}: pass what Calibration.qparams "
+                "returned"
+            )
     if scale.dtype != torch.float32 or scale.numel() != 1 or not 0 < scale.item() < torch.inf:
         raise ValueError(
             "input_scale must be one positive finite float32, but got "

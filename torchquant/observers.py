@@ -7,11 +7,14 @@ scale and zero point. They script, and their state is plain buffers, which keep 
 import torch
 from torch import Tensor
 
+from torchquant.arguments import check_integer
 from torchquant.histogram import NUM_BINS, check_method, merge_state
 from torchquant.nn import FixedDtypes
 
 
 def _check_codes(quant_min: int, quant_max: int, symmetric: bool) -> None:
+    check_integer(quant_min, "quant_min", "int8 is -128 and 127, uint8 is 0 and 255")
+    check_integer(quant_max, "quant_max", "int8 is -128 and 127, uint8 is 0 and 255")
     if not -65536 <= quant_min < quant_max <= 65535:
         raise ValueError(
             "quant_min and quant_max must satisfy -65536 <= quant_min < quant_max <= 65535, but "
@@ -156,6 +159,7 @@ class PerChannelMinMaxObserver(FixedDtypes):
         """``ch_axis``: the dimension of the channels, counted from the end where negative."""
         super().__init__()
         _check_codes(quant_min, quant_max, symmetric)
+        check_integer(ch_axis, "ch_axis", "it counts dimensions, negative ones from the last")
         self.ch_axis = ch_axis
         self.quant_min = quant_min
         self.quant_max = quant_max
@@ -165,6 +169,7 @@ class PerChannelMinMaxObserver(FixedDtypes):
 
     def forward(self, input: Tensor) -> Tensor:
         """Records ``input``, float with a dimension ``ch_axis``, and returns it."""
+        self.check_input(input)
         if input.numel() == 0:
             return input
         channels = input.detach().movedim(self.ch_axis, 0)
@@ -209,6 +214,19 @@ class PerChannelMinMaxObserver(FixedDtypes):
         """Forgets what was observed."""
         self.min_val = self.min_val[:0]
         self.max_val = self.max_val[:0]
+
+    def check_input(self, input: Tensor) -> None:
+        """Raises RuntimeError where it is not float, or has no such dimension."""
+        if input.dtype not in [torch.float32, torch.float16, torch.bfloat16]:
+            raise RuntimeError(
+                f"input must be float32, float16 or bfloat16, but got {input.dtype}: convert it "
+                "with .float()"
+            )
+        if not -input.dim() <= self.ch_axis < input.dim():
+            raise RuntimeError(
+                f"input must have a dimension ch_axis={self.ch_axis}, but got shape "
+                f"{list(input.shape)}: make an observer with the dimension of its channels"
+            )
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN002
         """Takes the number of channels from the state."""
