@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "any_kernels: independent of the kernel set, so run for the machine's default set only",
     )
+    # A shell's background jobs ignore it, and so would the processes that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

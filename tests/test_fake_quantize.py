@@ -422,9 +422,11 @@ class _Round(torch.autograd.Function):
 def surrogate(
     x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int
 ) -> Tensor:
-    """The same formula in float64, by operations that autograd knows."""
-    rounded: Tensor = _Round.apply(x.double() / scale.double())
-    codes = (rounded + zero_point).clamp(quant_min, quant_max)
+    """The same formula in float64, by operations that autograd knows: not by clamp, whose gradient
+    at a bound itself changed between releases of torch."""
+    codes: Tensor = _Round.apply(x.double() / scale.double()) + zero_point
+    codes = torch.where(codes < quant_min, quant_min, codes)
+    codes = torch.where(codes > quant_max, quant_max, codes)
     return (codes - zero_point) * scale.double()
 
 

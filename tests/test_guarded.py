@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from guarded import PAGE, guarded
 
 TOUCH = """
 import ctypes, sys, torch
-sys.path.insert(0, "tests")
+sys.path.insert(0, {folder!r})
 from guarded import guarded
 tensor = guarded(torch.arange(5, dtype=torch.int16), {at_end})
 print(tensor.tolist(), flush=True)
@@ -26,7 +27,8 @@ print("survived")
 )
 @pytest.mark.any_kernels
 def test_touching_the_page_beside_it_is_the_end(at_end: bool, offset: int, survives: bool) -> None:
-    code = TOUCH.format(at_end=at_end, offset=offset)
+    folder = str(Path(__file__).parent)
+    code = TOUCH.format(folder=folder, at_end=at_end, offset=offset)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.stdout.splitlines()[0] == "[0, 1, 2, 3, 4]"
     assert ("survived" in ran.stdout) == survives
