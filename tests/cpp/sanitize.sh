@@ -1,21 +1,20 @@
 #!/bin/sh
-# Every C++ test, and every fuzzer on its corpus, with AddressSanitizer and
-# UndefinedBehaviorSanitizer, for every kernel set; the operators and layers with ThreadSanitizer; a
-# program of examples/cpp under valgrind.
+# Every C++ test, and every fuzzer on its corpus for every kernel set, with AddressSanitizer and
+# UndefinedBehaviorSanitizer (test_kernels has every set in it); the operators and layers with
+# ThreadSanitizer; a program of examples/cpp under valgrind.
 set -e
 cd "$(dirname "$0")/../.."
 tests/cpp/build_sanitized.sh build-asan address,undefined
 tests/cpp/build_sanitized.sh build-tsan thread
 
+echo "AddressSanitizer and UndefinedBehaviorSanitizer"
+ctest --test-dir build-asan --output-on-failure --no-tests=error --parallel 2
 for kernels in $(build-asan/tests/cpp/list_kernels); do
-  echo "AddressSanitizer and UndefinedBehaviorSanitizer, kernels $kernels"
-  TORCHQUANT_KERNELS=$kernels ctest --test-dir build-asan --output-on-failure --no-tests=error \
-    --parallel 2 --progress
   for program in $(find build-asan/tests/fuzz -maxdepth 1 -name 'fuzz_*' -perm -u+x); do
     subject=${program##*/fuzz_}
     TORCHQUANT_KERNELS=$kernels "$program" -runs=0 "tests/fuzz/corpus/$subject" \
       2> "$program.log" || { cat "$program.log"; exit 1; }
-    echo "fuzz_$subject: its corpus passes"
+    echo "fuzz_$subject, kernels $kernels: its corpus passes"
   done
 done
 
