@@ -154,35 +154,30 @@ def test_int8_matmul_is_the_reference(data: st.DataObject) -> None:
 
 
 @st.composite
-def layer(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """A packed weight with its scale, sum and perhaps a bias."""
+def layer_call(draw: st.DrawFn) -> tuple[Tensor, tuple[Any, ...]]:
+    """Rows, and a layer for them: packed weight, scale, sum, perhaps a bias, and activation."""
     n, k = draw(st.integers(1, 70)), draw(st.integers(1, 150))
     weight = draw(codes((n, k), torch.int8))
     scale, _ = draw(qparams((n,)))
     bias = draw(st.none() | floats((n,)))
-    bias = None if bias is None else bias.float()
-    return weight, scale, weight.sum(1, dtype=torch.int32), bias
+    packed, sums = torch.ops.torchquant.pack_weight(weight), weight.sum(1, dtype=torch.int32)
+    activation = draw(st.sampled_from(["none", "relu"]))
+    x = draw(floats((draw(st.integers(0, 30)), k)))
+    return x, (packed, scale, sums, None if bias is None else bias.float(), activation)
 
 
-@given(st.data())
-def test_linear_dynamic_is_the_reference(data: st.DataObject) -> None:
-    weight, scale, sums, bias = data.draw(layer())
-    x = data.draw(floats((data.draw(st.integers(0, 30)), weight.size(1))))
-    packed = torch.ops.torchquant.pack_weight(weight)
-    activation = data.draw(st.sampled_from(["none", "relu"]))
-    check("linear_dynamic", x, packed, scale, sums, bias, activation)
+@given(layer_call())
+def test_linear_dynamic_is_the_reference(call: tuple[Tensor, tuple[Any, ...]]) -> None:
+    x, layer = call
+    check("linear_dynamic", x, *layer)
 
 
 @given(st.data())
 def test_linear_static_is_the_reference(data: st.DataObject) -> None:
-    weight, scale, sums, bias = data.draw(layer())
-    x = data.draw(floats((data.draw(st.integers(0, 30)), weight.size(1))))
-    packed = torch.ops.torchquant.pack_weight(weight)
-    activation = data.draw(st.sampled_from(["none", "relu"]))
+    x, layer = data.draw(layer_call())
     (input_scale, input_zero), (out_scale, out_zero) = (data.draw(qparams(())) for _ in range(2))
     output = (out_scale, out_zero, data.draw(BYTES)) if data.draw(st.booleans()) else ()
-    of_layer = (packed, scale, sums, bias, activation)
-    check("linear_static", x, input_scale, input_zero, *of_layer, *output)
+    check("linear_static", x, input_scale, input_zero, *layer, *output)
 
 
 @given(st.data())

@@ -127,6 +127,11 @@ void call_dequantize_out(const Granularity& g, const at::Tensor& q, const Params
   }
 }
 
+int32_t quantized(float x, const QParams& params, const CodeRange& range) {
+  return quantize_value(x, 1.0f / params.scale, params.zero_point, static_cast<int32_t>(range.min),
+                        static_cast<int32_t>(range.max));
+}
+
 // f(element, channel) for each, in order, as int32 or float32, then in the dtype.
 template <class T, class F>
 at::Tensor defined(const Granularity& g, at::ScalarType dtype, F f) {
@@ -145,8 +150,7 @@ void quantize(Input& input) {
   const float *from = values.const_data_ptr<float>(), *scale = params.scales();
   const int32_t* zero_point = params.zero_points();
   const at::Tensor wanted = defined<int32_t>(g, dtype, [&](int64_t i, int64_t c) {
-    return quantize_value(from[i], 1.0f / scale[c], zero_point[c], static_cast<int32_t>(range.min),
-                          static_cast<int32_t>(range.max));
+    return quantized(from[i], {scale[c], zero_point[c]}, range);
   });
   require(equal_bits(call_quantize(g, x, params, range, dtype), wanted), "quantize");
   const at::Tensor out = anywhere(input, g.sizes, dtype);
@@ -182,9 +186,7 @@ void fake_quantize(Input& input) {
   const float *from = values.const_data_ptr<float>(), *scale = params.scales();
   const int32_t* zero_point = params.zero_points();
   const at::Tensor wanted = defined<float>(g, dtype, [&](int64_t i, int64_t c) {
-    const int32_t q =
-        quantize_value(from[i], 1.0f / scale[c], zero_point[c], static_cast<int32_t>(range.min),
-                       static_cast<int32_t>(range.max));
+    const int32_t q = quantized(from[i], {scale[c], zero_point[c]}, range);
     return dequantize_value(q, zero_point[c], scale[c]);
   });
   const bool per_tensor = g.scheme == Scheme::per_tensor;
@@ -288,10 +290,7 @@ void choose(Input& input) {
   require_qparams(g, wanted, own_scale, own_zero_point);
   require(equal_bits(q, defined<int32_t>(g, dtype,
                                          [&](int64_t i, int64_t c) {
-                                           return quantize_value(from[i], 1.0f / wanted[c].scale,
-                                                                 wanted[c].zero_point,
-                                                                 static_cast<int32_t>(range.min),
-                                                                 static_cast<int32_t>(range.max));
+                                           return quantized(from[i], wanted[c], range);
                                          })),
           "quantize_dynamic");
 }
