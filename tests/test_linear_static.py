@@ -314,3 +314,14 @@ def test_compiled_with_dynamic_rows_compiles_once() -> None:
             x = floats(rows, 70)
             arguments = (x, SCALE, ZERO_POINT, *layer, None, "relu", *TO)
             assert_same(compiled(x), reference.linear_static(*arguments))
+
+
+def test_relu_keeps_a_negative_zero_as_torch_does() -> None:
+    weight = torch.tensor([[-59]], dtype=torch.int8)
+    packed, sums = torch.ops.torchquant.pack_weight(weight), weight.sum(1, dtype=torch.int32)
+    scale, zero_point = torch.tensor(1.9), torch.tensor(6, dtype=torch.int32)
+    arguments = (torch.tensor([[3.7]]), scale, zero_point, packed, torch.zeros(1), sums)
+    result = torch.ops.torchquant.linear_static(*arguments, None, "relu")
+    assert_same(result, torch.relu(torch.tensor([[-0.0]])))
+    assert_same(result, reference.linear_static(*arguments, None, "relu"))
+    assert torch.signbit(result).item()
