@@ -14,32 +14,31 @@ namespace {
 constexpr int kMaxDepth = 64;
 constexpr std::size_t kLongestShown = 200;
 
-// How many bytes the first character takes in UTF-8: 0 where there is none, or one in another form
-// than its shortest, or half of a pair of surrogates.
-std::size_t character_length(std::string_view text) {
+struct Character {
+  std::size_t length;  // in bytes of UTF-8
+  uint32_t point;
+};
+constexpr Character kNoCharacter = {0, 0};
+
+// Of the start of a text: none where it is in another form than its shortest, or half of a pair of
+// surrogates.
+Character first_character(std::string_view text) {
   const auto byte = [&](std::size_t index) -> uint32_t {
     return index < text.size() ? static_cast<unsigned char>(text[index]) : 0;
   };
   const uint32_t first = byte(0);
-  if (first < 0x80) return text.empty() ? 0 : 1;
-  if (first < 0xC0 || first >= 0xF8) return 0;
+  if (first < 0x80) return text.empty() ? kNoCharacter : Character{1, first};
+  if (first < 0xC0 || first >= 0xF8) return kNoCharacter;
   const std::size_t length = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
   uint32_t point = first & (0x7F >> length);
   for (std::size_t index = 1; index < length; ++index) {
-    if ((byte(index) & 0xC0) != 0x80) return 0;
+    if ((byte(index) & 0xC0) != 0x80) return kNoCharacter;
     point = point << 6 | (byte(index) & 0x3F);
   }
   constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
   const bool is_half = point >= 0xD800 && point <= 0xDFFF;
-  return point >= kLeast[length] && point <= 0x10FFFF && !is_half ? length : 0;
-}
-
-// Of a first character that has a length.
-uint32_t code_point(std::string_view text) {
-  const std::size_t length = character_length(text);
-  uint32_t point = static_cast<unsigned char>(text[0]) & (length == 1 ? 0x7F : 0x7F >> length);
-  for (std::size_t i = 1; i < length; ++i) point = point << 6 | (text[i] & 0x3F);
-  return point;
+  if (point < kLeast[length] || point > 0x10FFFF || is_half) return kNoCharacter;
+  return {length, point};
 }
 
 // Control characters, and those that turn the direction of a line.
@@ -178,7 +177,7 @@ class Parser {
   }
 
   void parse_character(std::string& string) {
-    const std::size_t length = character_length(text_.substr(at_));
+    const std::size_t length = first_character(text_.substr(at_)).length;
     check(length > 0 && static_cast<unsigned char>(text_[at_]) >= 0x20, "a character of UTF-8");
     string += text_.substr(at_, length);
     at_ += length;
@@ -244,7 +243,7 @@ class Parser {
 void write(std::string& text, const Value& value);
 
 bool is_utf8(std::string_view text) {
-  while (const std::size_t length = character_length(text)) text.remove_prefix(length);
+  while (const std::size_t length = first_character(text).length) text.remove_prefix(length);
   return text.empty();
 }
 
@@ -331,8 +330,8 @@ std::string printable(std::string_view text) {
   std::string shown;
   for (std::size_t characters = 0; !text.empty(); ++characters) {
     if (characters == kLongestShown) return shown + "...";
-    const std::size_t length = character_length(text);
-    const uint32_t point = length == 0 ? static_cast<unsigned char>(text[0]) : code_point(text);
+    auto [length, point] = first_character(text);
+    if (length == 0) point = static_cast<unsigned char>(text[0]);
     if (length == 0 || is_obeyed(point)) {
       char escape[7];
       std::snprintf(escape, sizeof escape, "\\u%04x", point);
