@@ -84,22 +84,22 @@ inline void choose_qparams(const Range* ranges, int64_t n, const ChosenCodes& co
   }
 }
 
-inline float to_float(float x) { return x; }
-inline float to_float(Half x) { return half_to_float(x.bits); }
-inline float to_float(BFloat16 x) { return bfloat16_to_float(x.bits); }
+TORCHQUANT_HOST_DEVICE inline float to_float(float x) { return x; }
+TORCHQUANT_HOST_DEVICE inline float to_float(Half x) { return half_to_float(x.bits); }
+TORCHQUANT_HOST_DEVICE inline float to_float(BFloat16 x) { return bfloat16_to_float(x.bits); }
 
 template <class T>
-inline T from_float(float x);
+TORCHQUANT_HOST_DEVICE inline T from_float(float x);
 template <>
-inline float from_float<float>(float x) {
+TORCHQUANT_HOST_DEVICE inline float from_float<float>(float x) {
   return x;
 }
 template <>
-inline Half from_float<Half>(float x) {
+TORCHQUANT_HOST_DEVICE inline Half from_float<Half>(float x) {
   return {float_to_half(x)};
 }
 template <>
-inline BFloat16 from_float<BFloat16>(float x) {
+TORCHQUANT_HOST_DEVICE inline BFloat16 from_float<BFloat16>(float x) {
   return {float_to_bfloat16(x)};
 }
 

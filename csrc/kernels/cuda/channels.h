@@ -1,0 +1,70 @@
+// Which channel an element belongs to, whatever the granularity: elements in their order are rows
+// of runs, each run of one channel (see ChannelView in ops/channels.h).
+#pragma once
+
+#include "memory.h"
+
+namespace torchquant::kernels::cuda {
+namespace {
+
+// Of the element that it stands at: the channel, and how many of its run are left.
+class ChannelWalk {
+ public:
+  TORCHQUANT_HOST_DEVICE ChannelWalk(const Channels& channels, int64_t index) {
+    if (channels.count == 1) return;
+    const int64_t row = index / channels.row, column = index - row * channels.row;
+    const int64_t run = column / channels.inner;
+    channel_ = (row * channels.runs_of_row + run) % channels.count;
+    row_left_ = channels.row - column;
+    left_ = smaller(channels.inner - (column - run * channels.inner), row_left_);
+  }
+
+  TORCHQUANT_HOST_DEVICE int64_t channel() const { return channel_; }
+  TORCHQUANT_HOST_DEVICE int64_t left() const { return left_; }
+
+  // To the next element. Returns whether that is another run's.
+  TORCHQUANT_HOST_DEVICE bool next(const Channels& channels) {
+    --row_left_;
+    if (--left_ > 0) return false;
+    if (row_left_ == 0) row_left_ = channels.row;
+    left_ = smaller(channels.inner, row_left_);
+    channel_ = channel_ + 1 == channels.count ? 0 : channel_ + 1;
+    return true;
+  }
+
+ private:
+  int64_t channel_ = 0;
+  int64_t left_ = INT64_MAX;
+  int64_t row_left_ = INT64_MAX;
+};
+
+// What an element is quantized with.
+struct ValueParams {
+  float scale;
+  float inv_scale;
+  int32_t zero_point;
+};
+
+TORCHQUANT_HOST_DEVICE inline ValueParams value_params(float scale, int32_t zero_point) {
+  return {scale, 1.0f / scale, zero_point};
+}
+
+// The parameters of every channel, in memory.
+struct ParamsOfChannels {
+  const float* scale;
+  const int32_t* zero_point;
+
+  TORCHQUANT_HOST_DEVICE ValueParams operator[](int64_t channel) const {
+    return value_params(scale[channel], zero_point[channel]);
+  }
+};
+
+// Those of the only channel, at hand.
+struct OnlyParams {
+  ValueParams params;
+
+  TORCHQUANT_HOST_DEVICE ValueParams operator[](int64_t) const { return params; }
+};
+
+}  // namespace
+}  // namespace torchquant::kernels::cuda

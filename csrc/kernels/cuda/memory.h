@@ -1,0 +1,120 @@
+// How a CUDA thread reads and writes: value by value, or V of them in pieces of 16 bytes, where
+// their addresses are multiples of that. Plain C++, so that tests run it on the host.
+#pragma once
+
+#include "../element.h"
+#include "cuda.h"
+
+// Loops over vectors, whose values are in registers only where every index is a constant.
+#if defined(__CUDA_ARCH__)
+#define TORCHQUANT_UNROLL _Pragma("unroll")
+#else
+#define TORCHQUANT_UNROLL
+#endif
+
+namespace torchquant::kernels::cuda {
+namespace {
+
+constexpr int kPieceBytes = 16;
+
+TORCHQUANT_HOST_DEVICE inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+TORCHQUANT_HOST_DEVICE inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T, int V>
+struct Vector {
+  T values[V];
+};
+
+// The bytes that one instruction moves of a Vector<T, V>: all of it, or 16.
+template <class T, int V>
+constexpr int kPieceOf = sizeof(T) * V < kPieceBytes ? sizeof(T) * V : kPieceBytes;
+
+template <class T, int V>
+struct alignas(kPieceOf<T, V>) Piece {
+  T values[kPieceOf<T, V> / sizeof(T)];
+};
+
+template <class T, int V>
+TORCHQUANT_HOST_DEVICE inline Vector<T, V> load_vector(const T* from) {
+  constexpr int kValues = kPieceOf<T, V> / sizeof(T);
+  Vector<T, V> vector;
+TORCHQUANT_UNROLL
+  for (int p = 0; p < V / kValues; ++p) {
+    const Piece<T, V> piece = reinterpret_cast<const Piece<T, V>*>(from)[p];
+TORCHQUANT_UNROLL
+    for (int i = 0; i < kValues; ++i) vector.values[p * kValues + i] = piece.values[i];
+  }
+  return vector;
+}
+
+template <class T, int V>
+TORCHQUANT_HOST_DEVICE inline void store_vector(T* to, const Vector<T, V>& vector) {
+  constexpr int kValues = kPieceOf<T, V> / sizeof(T);
+TORCHQUANT_UNROLL
+  for (int p = 0; p < V / kValues; ++p) {
+    Piece<T, V> piece;
+TORCHQUANT_UNROLL
+    for (int i = 0; i < kValues; ++i) piece.values[i] = vector.values[p * kValues + i];
+    reinterpret_cast<Piece<T, V>*>(to)[p] = piece;
+  }
+}
+
+template <class T, int V>
+TORCHQUANT_HOST_DEVICE inline bool is_aligned(const T* address) {
+  return reinterpret_cast<uintptr_t>(address) % kPieceOf<T, V> == 0;
+}
+
+// The values before the first that a Vector<T, V> may begin with, at most n.
+template <class T, int V>
+TORCHQUANT_HOST_DEVICE inline int64_t head_of(const T* address, int64_t n) {
+  const auto beyond = reinterpret_cast<uintptr_t>(address) % kPieceOf<T, V>;
+  return beyond == 0 ? 0 : smaller(n, (kPieceOf<T, V> - beyond) / sizeof(T));
+}
+
+// What a thread does of work that is shared out: items first, first + step, and so on.
+struct Share {
+  int64_t first;
+  int64_t step;
+};
+
+// Calls visit(x[i]) for this share of n values that follow each other.
+template <class T, class Visit>
+TORCHQUANT_HOST_DEVICE inline void for_each_value(const T* x, int64_t n, Share share,
+                                                  Visit& visit) {
+  constexpr int V = kPieceBytes / sizeof(T);
+  const int64_t head = head_of<T, V>(x, n);
+  const int64_t vectors = (n - head) / V;
+  for (int64_t i = share.first; i < head; i += share.step) visit(x[i]);
+  for (int64_t i = share.first; i < vectors; i += share.step) {
+    const Vector<T, V> vector = load_vector<T, V>(x + head + i * V);
+TORCHQUANT_UNROLL
+    for (int j = 0; j < V; ++j) visit(vector.values[j]);
+  }
+  for (int64_t i = head + vectors * V + share.first; i < n; i += share.step) visit(x[i]);
+}
+
+// Elements in their order: rows of `row` that begin `stride` elements apart, or one where the two
+// are equal.
+template <class T>
+struct Rows {
+  const T* data;
+  int64_t row;
+  int64_t stride;
+
+  TORCHQUANT_HOST_DEVICE const T* at(int64_t index) const {
+    if (row == stride) return data + index;
+    const int64_t i = index / row;
+    return data + i * stride + (index - i * row);
+  }
+
+  // Whether V elements from any multiple of V behind `head` may be read at once.
+  template <int V>
+  TORCHQUANT_HOST_DEVICE bool has_vectors(int64_t head) const {
+    if (row == stride) return is_aligned<T, V>(data + head);
+    return head == 0 && is_aligned<T, V>(data) && row % V == 0 && stride % V == 0;
+  }
+};
+
+}  // namespace
+}  // namespace torchquant::kernels::cuda
