@@ -2,9 +2,7 @@
 
 #include <mutex>
 
-#include "channels.h"
-#include "memory_order.h"
-#include "outputs.h"
+#include "choose_qparams.h"
 
 namespace torchquant::ops {
 namespace {
@@ -126,53 +124,13 @@ void choose(const Tensor& input, const ChannelView& view, int64_t quant_min, int
   choose_for_runs(Source(input, Source::Reads::rows), view, chosen);
 }
 
-std::tuple<Tensor, Tensor> choose_qparams_per_tensor_cpu(const Tensor& input, int64_t quant_min,
-                                                         int64_t quant_max, bool symmetric) {
-  check_choose_qparams(input, quant_min, quant_max, symmetric);
-  auto qparams = new_qparams_per_tensor(input);
-  const Tensor x = MemoryOrder(input).of(input);
-  choose(x, per_tensor_view(x), quant_min, quant_max, symmetric, qparams);
-  return qparams;
-}
-
-std::tuple<Tensor, Tensor> choose_qparams_per_channel_cpu(const Tensor& input, int64_t axis,
-                                                          int64_t quant_min, int64_t quant_max,
-                                                          bool symmetric) {
-  check_choose_qparams(input, quant_min, quant_max, symmetric);
-  axis = check_axis(input, axis);
-  auto qparams = new_qparams_per_channel(input, axis);
-  const MemoryOrder order(input);
-  const Tensor x = order.of(input);
-  choose(x, per_channel_view(x, order.of_axis(axis)), quant_min, quant_max, symmetric, qparams);
-  return qparams;
-}
-
-std::tuple<Tensor, Tensor> choose_qparams_per_group_cpu(const Tensor& input, int64_t group_size,
-                                                        int64_t quant_min, int64_t quant_max,
-                                                        bool symmetric) {
-  check_choose_qparams(input, quant_min, quant_max, symmetric);
-  check_group_size(input, group_size);
-  auto qparams = new_qparams_per_group(input, group_size);
-  choose(input, per_group_view(input, group_size), quant_min, quant_max, symmetric, qparams);
-  return qparams;
-}
-
-std::tuple<Tensor, Tensor> choose_qparams_per_token_cpu(const Tensor& input, int64_t quant_min,
-                                                        int64_t quant_max, bool symmetric) {
-  check_choose_qparams(input, quant_min, quant_max, symmetric);
-  check_min_dim(input, "input", 1);
-  auto qparams = new_qparams_per_token(input);
-  choose(input, per_token_view(input), quant_min, quant_max, symmetric, qparams);
-  return qparams;
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
-  m.impl("choose_qparams_per_tensor", &choose_qparams_per_tensor_cpu);
-  m.impl("choose_qparams_per_channel", &choose_qparams_per_channel_cpu);
-  m.impl("choose_qparams_per_group", &choose_qparams_per_group_cpu);
-  m.impl("choose_qparams_per_token", &choose_qparams_per_token_cpu);
+  m.impl("choose_qparams_per_tensor", &choose_qparams_per_tensor<choose>);
+  m.impl("choose_qparams_per_channel", &choose_qparams_per_channel<choose>);
+  m.impl("choose_qparams_per_group", &choose_qparams_per_group<choose>);
+  m.impl("choose_qparams_per_token", &choose_qparams_per_token<choose>);
 }
 
 }  // namespace torchquant::ops

@@ -1,7 +1,6 @@
 #include <torch/library.h>
 
-#include "channels.h"
-#include "outputs.h"
+#include "fake_quantize.h"
 
 namespace torchquant::ops {
 namespace {
@@ -158,7 +157,7 @@ void sum_gathered(const Backward& b, BlockSums& sums) {
   });
 }
 
-void write_gradients(const Backward& b, const Tensor& scale_gradient) {
+void write_both_gradients(const Backward& b, const Tensor& scale_gradient) {
   BlockSums sums(b.view);
   if (b.view.size() > 0) {
     const bool is_run = b.view.outer == 1 || b.view.channels == 1;
@@ -167,45 +166,21 @@ void write_gradients(const Backward& b, const Tensor& scale_gradient) {
   sums.add_up(scale_gradient);
 }
 
-std::tuple<Tensor, Tensor> run_backward(const Tensor& grad, const Tensor& input,
-                                        const Tensor& scale, const Tensor& zero_point,
-                                        const ChannelView& view, int64_t quant_min,
-                                        int64_t quant_max, bool scale_requires_grad) {
+void write_gradients(const FakeQuantizeGradients& gradients, const Tensor& input,
+                     const Tensor& scale, const Tensor& zero_point, const ChannelView& view,
+                     int64_t quant_min, int64_t quant_max) {
   const DefaultFloats floats;
-  const auto gradients = new_gradients(input, scale, scale_requires_grad);
-  const Backward b = {
-      grad.contiguous(), input,    std::get<0>(gradients), view, Params(scale, zero_point),
-      quant_min,         quant_max};
-  if (scale_requires_grad) {
-    write_gradients(b, std::get<1>(gradients));
-  } else {
-    write_input_gradient(b);
-  }
-  return gradients;
-}
-
-std::tuple<Tensor, Tensor> fake_quantize_per_tensor_backward_cpu(
-    const Tensor& grad, const Tensor& input, const Tensor& scale, const Tensor& zero_point,
-    int64_t quant_min, int64_t quant_max, bool scale_requires_grad) {
-  check_fake_quantize_backward(grad, input, quant_min, quant_max);
-  return run_backward(grad, input, scale, zero_point, checked_per_tensor(input, scale, zero_point),
-                      quant_min, quant_max, scale_requires_grad);
-}
-
-std::tuple<Tensor, Tensor> fake_quantize_per_channel_backward_cpu(
-    const Tensor& grad, const Tensor& input, const Tensor& scale, const Tensor& zero_point,
-    int64_t axis, int64_t quant_min, int64_t quant_max, bool scale_requires_grad) {
-  check_fake_quantize_backward(grad, input, quant_min, quant_max);
-  return run_backward(grad, input, scale, zero_point,
-                      checked_per_channel(input, scale, zero_point, axis), quant_min, quant_max,
-                      scale_requires_grad);
+  const Backward b = {gradients.output,          input,     gradients.input, view,
+                      Params(scale, zero_point), quant_min, quant_max};
+  gradients.with_scale ? write_both_gradients(b, gradients.scale) : write_input_gradient(b);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
-  m.impl("fake_quantize_per_tensor_backward", &fake_quantize_per_tensor_backward_cpu);
-  m.impl("fake_quantize_per_channel_backward", &fake_quantize_per_channel_backward_cpu);
+  m.impl("fake_quantize_per_tensor_backward", &fake_quantize_per_tensor_backward<write_gradients>);
+  m.impl("fake_quantize_per_channel_backward",
+         &fake_quantize_per_channel_backward<write_gradients>);
 }
 
 }  // namespace torchquant::ops

@@ -1,9 +1,6 @@
 #include <torch/library.h>
 
-#include "channels.h"
-#include "memory_order.h"
-#include "outputs.h"
-#include "write_out.h"
+#include "fake_quantize.h"
 
 namespace torchquant::ops {
 namespace {
@@ -30,62 +27,13 @@ void fake_quantize_into(const Tensor& y, const Tensor& input, const Tensor& scal
       });
 }
 
-Tensor fake_quantize_per_tensor_cpu(const Tensor& input, const Tensor& scale,
-                                    const Tensor& zero_point, int64_t quant_min,
-                                    int64_t quant_max) {
-  check_fake_quantize(input, quant_min, quant_max);
-  const ChannelView view = checked_per_tensor(input, scale, zero_point);
-  const Tensor y = new_like(input, input.scalar_type());
-  fake_quantize_into(y, input, scale, zero_point, view, quant_min, quant_max);
-  return y;
-}
-
-Tensor fake_quantize_per_channel_cpu(const Tensor& input, const Tensor& scale,
-                                     const Tensor& zero_point, int64_t axis, int64_t quant_min,
-                                     int64_t quant_max) {
-  check_fake_quantize(input, quant_min, quant_max);
-  const ChannelView view = checked_per_channel(input, scale, zero_point, axis);
-  const Tensor y = new_like(input, input.scalar_type());
-  fake_quantize_into(y, input, scale, zero_point, view, quant_min, quant_max);
-  return y;
-}
-
-void fake_quantize_per_tensor_out_cpu(const Tensor& input, const Tensor& scale,
-                                      const Tensor& zero_point, int64_t quant_min,
-                                      int64_t quant_max, Tensor& out) {
-  check_fake_quantize(input, quant_min, quant_max);
-  check_qparams_per_tensor(input, scale, zero_point);
-  check_out(out, input, input.scalar_type());
-  const MemoryOrder order(input, out);
-  const Tensor x = order.of(input);
-  write_out(order.of(out), {{input, "input"}, {scale, "scale"}, {zero_point, "zero_point"}},
-            [&](const Tensor& y) {
-              fake_quantize_into(y, x, scale, zero_point, per_tensor_view(x), quant_min, quant_max);
-            });
-}
-
-void fake_quantize_per_channel_out_cpu(const Tensor& input, const Tensor& scale,
-                                       const Tensor& zero_point, int64_t axis, int64_t quant_min,
-                                       int64_t quant_max, Tensor& out) {
-  check_fake_quantize(input, quant_min, quant_max);
-  check_qparams_per_channel(input, scale, zero_point, axis);
-  check_out(out, input, input.scalar_type());
-  const MemoryOrder order(input, out);
-  const Tensor x = order.of(input);
-  const ChannelView view = per_channel_view(x, order.of_axis(check_axis(input, axis)));
-  write_out(order.of(out), {{input, "input"}, {scale, "scale"}, {zero_point, "zero_point"}},
-            [&](const Tensor& y) {
-              fake_quantize_into(y, x, scale, zero_point, view, quant_min, quant_max);
-            });
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
-  m.impl("fake_quantize_per_tensor", &fake_quantize_per_tensor_cpu);
-  m.impl("fake_quantize_per_tensor.out", &fake_quantize_per_tensor_out_cpu);
-  m.impl("fake_quantize_per_channel", &fake_quantize_per_channel_cpu);
-  m.impl("fake_quantize_per_channel.out", &fake_quantize_per_channel_out_cpu);
+  m.impl("fake_quantize_per_tensor", &fake_quantize_per_tensor<fake_quantize_into>);
+  m.impl("fake_quantize_per_tensor.out", &fake_quantize_per_tensor_out<fake_quantize_into>);
+  m.impl("fake_quantize_per_channel", &fake_quantize_per_channel<fake_quantize_into>);
+  m.impl("fake_quantize_per_channel.out", &fake_quantize_per_channel_out<fake_quantize_into>);
 }
 
 }  // namespace torchquant::ops

@@ -2,11 +2,9 @@
 
 #include <mutex>
 
-#include "check.h"
-#include "memory_order.h"
+#include "histogram_state.h"
 #include "scratch.h"
 #include "source.h"
-#include "write_out.h"
 
 namespace torchquant::ops {
 namespace {
@@ -61,14 +59,10 @@ void observe(const Source& x, int64_t* counts, float* range) {
 void histogram_observe_cpu(Tensor& counts, Tensor& range, const Tensor& input) {
   check_histogram_observe(counts, range, input);
   const Source x(MemoryOrder(input).of(input), Source::Reads::rows);
-  TORCH_CHECK(!Extent(range).meets(Extent(counts)),
-              "range must not share memory with counts, but got one that lies within it: pass one "
-              "with memory of its own, as torch.empty_like makes it");
-  update({counts, "counts"}, {{input, "input"}}, [&](const Tensor& dense_counts) {
-    update({range, "range"}, {{input, "input"}}, [&](const Tensor& dense_range) {
-      observe(x, dense_counts.mutable_data_ptr<int64_t>(), dense_range.mutable_data_ptr<float>());
-    });
-  });
+  update_histogram(
+      counts, range, input, [&](const Tensor& dense_counts, const Tensor& dense_range) {
+        observe(x, dense_counts.mutable_data_ptr<int64_t>(), dense_range.mutable_data_ptr<float>());
+      });
 }
 
 }  // namespace

@@ -2,39 +2,10 @@
 
 #include "channels.h"
 #include "gemm.h"
-#include "outputs.h"
+#include "layer.h"
 
 namespace torchquant::ops {
 namespace {
-
-kernels::Output kernel_output(ScalarType dtype) {
-  if (dtype == at::kHalf) return kernels::Output::f16;
-  if (dtype == at::kBFloat16) return kernels::Output::bf16;
-  if (dtype == at::kChar) return kernels::Output::i8;
-  if (dtype == at::kByte) return kernels::Output::u8;
-  return kernels::Output::f32;
-}
-
-// A layer's output, which is allocated first, and its tensors, contiguous.
-struct Layer {
-  Tensor out;
-  Tensor weight;
-  Tensor scale;
-  Tensor sum;
-  Tensor bias;
-  bool relu;
-};
-
-Layer new_layer(const Tensor& input, const Tensor& packed_weight, const Tensor& weight_scale,
-                const Tensor& weight_sum, const std::optional<Tensor>& bias,
-                std::string_view activation, ScalarType out_dtype) {
-  return {new_rows(input, weight_scale.size(0), out_dtype),
-          packed_weight.contiguous(),
-          weight_scale.contiguous(),
-          weight_sum.contiguous(),
-          bias ? bias->contiguous() : Tensor(),
-          check_activation(activation)};
-}
 
 // The epilogue without the terms of the rows.
 kernels::Epilogue epilogue_of(const Layer& layer) {

@@ -4,6 +4,7 @@
 
 #include "channels.h"
 #include "outputs.h"
+#include "refuse_codes.h"
 
 namespace torchquant::ops {
 namespace {
@@ -25,15 +26,6 @@ void for_each_span(const Tensor& codes, int64_t num_bits, int64_t row_bytes, Spa
            i / spans_of_row * row_bytes + offset * num_bits / 8);
     }
   });
-}
-
-[[noreturn]] void refuse_codes(const Tensor& codes, int64_t num_bits) {
-  const bool is_signed = codes.scalar_type() == at::kChar;
-  const int64_t low = is_signed ? -(int64_t{1} << (num_bits - 1)) : 0;
-  const int64_t high = low + (int64_t{1} << num_bits) - 1;
-  TORCH_CHECK(false, "input must lie in [", low, ", ", high, "] to fit ", num_bits,
-              " bits, but got values from ", codes.min().item<int64_t>(), " to ",
-              codes.max().item<int64_t>(), ": quantize it to this range, or pass more num_bits");
 }
 
 Tensor pack_bits_cpu(const Tensor& input, int64_t num_bits) {

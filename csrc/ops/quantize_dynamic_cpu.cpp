@@ -1,13 +1,10 @@
 #include <torch/library.h>
 
-#include "channels.h"
 #include "memory_order.h"
-#include "outputs.h"
+#include "quantize_dynamic.h"
 
 namespace torchquant::ops {
 namespace {
-
-using Quantized = std::tuple<Tensor, Tensor, Tensor>;
 
 // Where the codes of a row go, and the parameters of its groups.
 struct Row {
@@ -35,8 +32,8 @@ struct RowQuantizer {
 };
 
 // Each row of `groups` groups is chosen for and quantized while it is in cache.
-Quantized quantize_rows(const Tensor& input, int64_t group_size, int64_t groups,
-                        const kernels::ChosenCodes& codes, const Quantized& result) {
+void quantize_rows(const Tensor& input, int64_t group_size, int64_t groups,
+                   const kernels::ChosenCodes& codes, const Quantized& result) {
   const Source x(input, Source::Reads::rows);
   const Tensor &q = std::get<0>(result), &scale = std::get<1>(result),
                &zero_point = std::get<2>(result);
@@ -57,26 +54,6 @@ Quantized quantize_rows(const Tensor& input, int64_t group_size, int64_t groups,
       if (whole < groups) quantizer(row_from(whole), 1, size - whole * group_size, ranges);
     }
   });
-  return result;
-}
-
-Quantized quantize_dynamic_per_token_cpu(const Tensor& input, int64_t quant_min, int64_t quant_max,
-                                         bool symmetric, ScalarType dtype) {
-  check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
-  check_min_dim(input, "input", 1);
-  return quantize_rows(input, std::max<int64_t>(1, input.size(-1)), 1,
-                       chosen_codes(quant_min, quant_max, symmetric),
-                       new_quantized(input, dtype, new_qparams_per_token(input)));
-}
-
-Quantized quantize_dynamic_per_group_cpu(const Tensor& input, int64_t group_size, int64_t quant_min,
-                                         int64_t quant_max, bool symmetric, ScalarType dtype) {
-  check_quantize_dynamic(input, quant_min, quant_max, symmetric, dtype);
-  check_group_size(input, group_size);
-  const int64_t row = input.size(-1), size = std::min(group_size, std::max<int64_t>(1, row));
-  return quantize_rows(input, size, at::divup(row, size),
-                       chosen_codes(quant_min, quant_max, symmetric),
-                       new_quantized(input, dtype, new_qparams_per_group(input, group_size)));
 }
 
 // The whole range is needed before the first code: two passes.
@@ -108,8 +85,8 @@ Quantized quantize_dynamic_per_tensor_cpu(const Tensor& input, int64_t quant_min
 
 TORCH_LIBRARY_IMPL(torchquant, CPU, m) {
   m.impl("quantize_dynamic_per_tensor", &quantize_dynamic_per_tensor_cpu);
-  m.impl("quantize_dynamic_per_token", &quantize_dynamic_per_token_cpu);
-  m.impl("quantize_dynamic_per_group", &quantize_dynamic_per_group_cpu);
+  m.impl("quantize_dynamic_per_token", &quantize_dynamic_per_token<quantize_rows>);
+  m.impl("quantize_dynamic_per_group", &quantize_dynamic_per_group<quantize_rows>);
 }
 
 }  // namespace torchquant::ops

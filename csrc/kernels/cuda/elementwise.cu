@@ -2,15 +2,6 @@
 #include "launch.cuh"
 
 namespace torchquant::kernels::cuda {
-namespace {
-
-template <class T>
-Rows<T> rows_of(const Elements& elements) {
-  return {static_cast<const T*>(elements.data), elements.row, elements.stride};
-}
-
-}  // namespace
-
 void quantize(Queue queue, const Elements& x, Float from, void* q, Int to, int64_t size,
               const Channels& channels, const ChannelParams& params, int32_t shift) {
   with_type(from, [&](auto value) {
@@ -31,9 +22,9 @@ void dequantize(Queue queue, const Elements& q, Int from, void* x, Float to, int
     with_type(to, [&](auto value) {
       using From = decltype(code);
       using To = decltype(value);
-      run(queue, elementwise(Dequantize<From, To>{}, Values<From>{rows_of<From>(q)},
-                             ParamsOfChannels{scale, zero_point}, channels, static_cast<To*>(x),
-                             size));
+      run(queue,
+          elementwise(Dequantize<From, To>{}, Values<From>{rows_of<From>(q)},
+                      ParamsOfChannels{scale, zero_point}, channels, static_cast<To*>(x), size));
     });
   });
 }
@@ -42,10 +33,10 @@ void fake_quantize(Queue queue, const Elements& x, Float type, void* y, int64_t 
                    const Channels& channels, const ChannelParams& params) {
   with_type(type, [&](auto value) {
     using T = decltype(value);
-    run(queue, elementwise(FakeQuantize<T>{params.quant_min, params.quant_max},
-                           Values<T>{rows_of<T>(x)},
-                           ParamsOfChannels{params.scale, params.zero_point}, channels,
-                           static_cast<T*>(y), size));
+    run(queue,
+        elementwise(FakeQuantize<T>{params.quant_min, params.quant_max}, Values<T>{rows_of<T>(x)},
+                    ParamsOfChannels{params.scale, params.zero_point}, channels, static_cast<T*>(y),
+                    size));
   });
 }
 

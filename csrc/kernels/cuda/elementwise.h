@@ -155,10 +155,10 @@ struct Elementwise {
     ChannelWalk walk(channels, begin);
     ValueParams p = params[walk.channel()];
     if (walk.left() >= V) {
-TORCHQUANT_UNROLL
+      TORCHQUANT_UNROLL
       for (int i = 0; i < V; ++i) results.values[i] = op(values[i], p);
     } else {
-TORCHQUANT_UNROLL
+      TORCHQUANT_UNROLL
       for (int i = 0; i < V; ++i) {
         results.values[i] = op(values[i], p);
         if (walk.next(channels)) p = params[walk.channel()];
@@ -175,7 +175,8 @@ TORCHQUANT_HOST_DEVICE inline Elementwise<Op, Inputs, Out, Params> elementwise(
     int64_t size) {
   using Work = Elementwise<Op, Inputs, Out, Params>;
   const int64_t head = head_of<Out, Work::V>(out, size);
-  return {op, inputs, params, channels, out, size, head, inputs.template has_vectors<Work::V>(head)};
+  return {op,  inputs, params, channels,
+          out, size,   head,   inputs.template has_vectors<Work::V>(head)};
 }
 
 }  // namespace

@@ -9,8 +9,8 @@ void finish(Queue queue, const int32_t* sums, int64_t stride, int64_t rows, int6
             const SumsEpilogue& epilogue, void* out) {
   constexpr int V = FinishSums<Out>::V;
   auto* to = static_cast<Out*>(out);
-  const bool has_vectors = columns % V == 0 && stride % V == 0 && is_aligned<int32_t, V>(sums) &&
-                           is_aligned<Out, V>(to);
+  const bool has_vectors =
+      columns % V == 0 && stride % V == 0 && is_aligned<int32_t, V>(sums) && is_aligned<Out, V>(to);
   run(queue, FinishSums<Out>{sums, stride, rows, columns, epilogue, to, has_vectors});
 }
 

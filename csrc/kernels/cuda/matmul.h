@@ -47,12 +47,12 @@ struct PadBytes {
  private:
   TORCHQUANT_HOST_DEVICE void take_vector(const uint8_t* bytes, Chunk& chunk) const {
     const auto vector = load_vector<uint8_t, kChunk>(bytes);
-TORCHQUANT_UNROLL
+    TORCHQUANT_UNROLL
     for (int i = 0; i < kChunk; ++i) chunk.values[i] = static_cast<int8_t>(vector.values[i] ^ flip);
   }
 
   TORCHQUANT_HOST_DEVICE void take_singly(const uint8_t* row, int64_t column, Chunk& chunk) const {
-TORCHQUANT_UNROLL
+    TORCHQUANT_UNROLL
     for (int i = 0; i < kChunk; ++i) {
       if (column + i >= from.columns) break;
       chunk.values[i] = static_cast<int8_t>(row[(column + i) * from.column_stride] ^ flip);
@@ -78,11 +78,12 @@ struct UnpackWeight {
     const int64_t row = chunks.row(item), column = chunks.column(item);
     const int64_t quads = divide_up(columns, kQuad);
     Chunk chunk = {};
-TORCHQUANT_UNROLL
+    TORCHQUANT_UNROLL
     for (int q = 0; q < kChunk / kQuad; ++q) {
       if (row >= rows || column + q * kQuad >= columns) break;
-      const auto quad = load_vector<int8_t, kQuad>(packed + quad_at(row, column + q * kQuad, quads));
-TORCHQUANT_UNROLL
+      const auto quad =
+          load_vector<int8_t, kQuad>(packed + quad_at(row, column + q * kQuad, quads));
+      TORCHQUANT_UNROLL
       for (int i = 0; i < kQuad; ++i) chunk.values[q * kQuad + i] = quad.values[i];
     }
     store_vector(weight + row * chunks.columns + column, chunk);
@@ -196,7 +197,7 @@ struct FinishSums {
     if (has_vectors) {
       const auto vector = load_vector<int32_t, V>(from);
       Vector<Out, V> results;
-TORCHQUANT_UNROLL
+      TORCHQUANT_UNROLL
       for (int i = 0; i < V; ++i) finish(vector.values[i], m, n + i, results.values[i]);
       return store_vector(to, results);
     }

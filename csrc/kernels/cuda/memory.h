@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../element.h"
-#include "cuda.h"
+#include "cuda_kernels.h"
 
 // Loops over vectors, whose values are in registers only where every index is a constant.
 #if defined(__CUDA_ARCH__)
@@ -39,10 +39,10 @@ template <class T, int V>
 TORCHQUANT_HOST_DEVICE inline Vector<T, V> load_vector(const T* from) {
   constexpr int kValues = kPieceOf<T, V> / sizeof(T);
   Vector<T, V> vector;
-TORCHQUANT_UNROLL
+  TORCHQUANT_UNROLL
   for (int p = 0; p < V / kValues; ++p) {
     const Piece<T, V> piece = reinterpret_cast<const Piece<T, V>*>(from)[p];
-TORCHQUANT_UNROLL
+    TORCHQUANT_UNROLL
     for (int i = 0; i < kValues; ++i) vector.values[p * kValues + i] = piece.values[i];
   }
   return vector;
@@ -51,10 +51,10 @@ TORCHQUANT_UNROLL
 template <class T, int V>
 TORCHQUANT_HOST_DEVICE inline void store_vector(T* to, const Vector<T, V>& vector) {
   constexpr int kValues = kPieceOf<T, V> / sizeof(T);
-TORCHQUANT_UNROLL
+  TORCHQUANT_UNROLL
   for (int p = 0; p < V / kValues; ++p) {
     Piece<T, V> piece;
-TORCHQUANT_UNROLL
+    TORCHQUANT_UNROLL
     for (int i = 0; i < kValues; ++i) piece.values[i] = vector.values[p * kValues + i];
     reinterpret_cast<Piece<T, V>*>(to)[p] = piece;
   }
@@ -88,14 +88,13 @@ TORCHQUANT_HOST_DEVICE inline void for_each_value(const T* x, int64_t n, Share s
   for (int64_t i = share.first; i < head; i += share.step) visit(x[i]);
   for (int64_t i = share.first; i < vectors; i += share.step) {
     const Vector<T, V> vector = load_vector<T, V>(x + head + i * V);
-TORCHQUANT_UNROLL
+    TORCHQUANT_UNROLL
     for (int j = 0; j < V; ++j) visit(vector.values[j]);
   }
   for (int64_t i = head + vectors * V + share.first; i < n; i += share.step) visit(x[i]);
 }
 
-// Elements in their order: rows of `row` that begin `stride` elements apart, or one where the two
-// are equal.
+// Elements of one type.
 template <class T>
 struct Rows {
   const T* data;
@@ -115,6 +114,11 @@ struct Rows {
     return head == 0 && is_aligned<T, V>(data) && row % V == 0 && stride % V == 0;
   }
 };
+
+template <class T>
+Rows<T> rows_of(const Elements& elements) {
+  return {static_cast<const T*>(elements.data), elements.row, elements.stride};
+}
 
 }  // namespace
 }  // namespace torchquant::kernels::cuda

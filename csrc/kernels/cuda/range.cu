@@ -4,7 +4,8 @@
 namespace torchquant::kernels::cuda {
 namespace {
 
-// Runs shorter than this are a thread's each: neighbouring threads then read what lies side by side.
+// Runs shorter than this are a thread's each: neighbouring threads then read what lies side by
+// side.
 constexpr int64_t kShortRun = 16;
 
 template <class Teams, class Finish>
@@ -49,11 +50,10 @@ void quantize_rows(Queue queue, const GroupedRows& rows, Float from, void* q, in
     with_type(to, [&](auto code) {
       using T = decltype(value);
       using Code = decltype(code);
-      const Groups<T> groups = {{},       static_cast<const T*>(rows.x), rows.stride, rows.rows,
-                                rows.row, rows.group, divide_up(rows.row, rows.group)};
+      const Groups<T> groups = {{}, rows_of<T>(rows.x), rows};
       run(queue, groups,
-          QuantizeGroup<T, Code>{groups, static_cast<Code*>(q), q_stride, shift,
-                                 {codes, scale, zero_point}},
+          QuantizeGroup<T, Code>{
+              groups, static_cast<Code*>(q), q_stride, shift, {codes, scale, zero_point}},
           rows.group);
     });
   });

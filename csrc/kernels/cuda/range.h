@@ -98,12 +98,8 @@ struct RangesOfParts : RangeTeams {
 // A team for each group of each row.
 template <class T>
 struct Groups : RangeTeams {
-  const T* x;
-  int64_t stride;
-  int64_t rows;
-  int64_t row;
-  int64_t group;
-  int64_t groups_of_row;
+  Rows<T> x;
+  GroupedRows all;
 
   struct Place {
     int64_t row;
@@ -111,14 +107,16 @@ struct Groups : RangeTeams {
     int64_t size;
   };
 
-  TORCHQUANT_HOST_DEVICE int64_t teams() const { return rows * groups_of_row; }
+  TORCHQUANT_HOST_DEVICE int64_t teams() const { return all.rows * all.groups_of_row; }
 
   TORCHQUANT_HOST_DEVICE Place place(int64_t team) const {
-    const int64_t r = team / groups_of_row, column = (team - r * groups_of_row) * group;
-    return {r, column, smaller(group, row - column)};
+    const int64_t r = team / all.groups_of_row, column = (team - r * all.groups_of_row) * all.group;
+    return {r, column, smaller(all.group, all.row - column)};
   }
 
-  TORCHQUANT_HOST_DEVICE const T* values(Place at) const { return x + at.row * stride + at.column; }
+  TORCHQUANT_HOST_DEVICE const T* values(Place at) const {
+    return x.at(at.row * all.row + at.column);
+  }
 
   TORCHQUANT_HOST_DEVICE Range see(int64_t team, Share lane) const {
     const Place at = place(team);
@@ -164,11 +162,10 @@ struct QuantizeGroup {
     const QParams chosen = choose(codes, range);
     const auto at = groups.place(team);
     const Channels only = {1, 1, at.size, at.size, 1};
-    const auto quantize =
-        elementwise(Quantize<T, Code>{codes.quant_min, codes.quant_max, shift},
-                    Values<T>{{groups.values(at), at.size, at.size}},
-                    OnlyParams{value_params(chosen.scale, chosen.zero_point)}, only,
-                    q + at.row * q_stride + at.column, at.size);
+    const auto quantize = elementwise(Quantize<T, Code>{codes.quant_min, codes.quant_max, shift},
+                                      Values<T>{{groups.values(at), at.size, at.size}},
+                                      OnlyParams{value_params(chosen.scale, chosen.zero_point)},
+                                      only, q + at.row * q_stride + at.column, at.size);
     for (int64_t i = lane.first; i < quantize.items(); i += lane.step) quantize(i);
   }
 };

@@ -37,10 +37,10 @@ void quantization_error(Queue queue, const void* original, bool original_is_doub
     with_real(approximation_is_double, to, [&](auto b) {
       using T = decltype(a);
       using U = decltype(b);
-      add_up(queue,
-             ErrorTerms<T, U>{static_cast<const T*>(original),
-                              static_cast<const U*>(approximation)},
-             grid, true, lanes, blocks, FinishErrors{static_cast<double>(size), errors});
+      add_up(
+          queue,
+          ErrorTerms<T, U>{static_cast<const T*>(original), static_cast<const U*>(approximation)},
+          grid, true, lanes, blocks, FinishErrors{static_cast<double>(size), errors});
     });
   });
 }

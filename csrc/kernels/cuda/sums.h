@@ -120,8 +120,8 @@ struct FinishErrors {
     errors[0] = has_nan ? static_cast<double>(NAN) : sum.max_error;
     errors[1] = sum.absolute / count;
     errors[2] = sum.squared / count;
-    errors[3] = errors[0] == 0 ? static_cast<double>(INFINITY)
-                               : 10 * log10(sum.signal / sum.squared);
+    errors[3] =
+        errors[0] == 0 ? static_cast<double>(INFINITY) : 10 * log10(sum.signal / sum.squared);
   }
 };
 

@@ -53,14 +53,15 @@ void choose_qparams(Queue queue, const void* x, Float type, const Channels& chan
                     int64_t splits, Range* parts, const ChosenCodes& codes, float* scale,
                     int32_t* zero_point);
 
-// Rows of x, `stride` elements apart, in groups of `group` values (the last of a row may be
-// shorter): each chooses its parameters and is quantized. The rows of q are `q_stride` apart.
+// `rows` rows of `row` elements in groups of `group` (the last of a row may be shorter), of x whose
+// own rows hold whole ones of these: each group chooses its parameters and is quantized. The rows
+// of q are `q_stride` apart.
 struct GroupedRows {
-  const void* x;
-  int64_t stride;
+  Elements x;
   int64_t rows;
   int64_t row;
   int64_t group;
+  int64_t groups_of_row;
 };
 void quantize_rows(Queue queue, const GroupedRows& rows, Float from, void* q, int64_t q_stride,
                    Int to, const ChosenCodes& codes, int32_t shift, float* scale,
@@ -113,8 +114,8 @@ struct ByteMatrix {
 void pad_bytes(Queue queue, const ByteMatrix& from, bool flip, int64_t padded_rows,
                int64_t padded_columns, int8_t* to);
 
-// A packed weight [ceil(rows / 16), ceil(columns / 4), 16, 4], at a multiple of 4 bytes, from and to
-// a matrix; to a dense one with zeros around it, as pad_bytes makes it.
+// A packed weight [ceil(rows / 16), ceil(columns / 4), 16, 4], at a multiple of 4 bytes, from and
+// to a matrix; to a dense one with zeros around it, as pad_bytes makes it.
 void pack_weight(Queue queue, const ByteMatrix& weight, int8_t* packed);
 void unpack_weight(Queue queue, const int8_t* packed, int64_t rows, int64_t columns,
                    int8_t* weight);
