@@ -20,8 +20,7 @@ inline unsigned grid_of(Queue queue, int64_t blocks) {
 
 template <class Work>
 __global__ void __launch_bounds__(kThreads) run_items(Work work) {
-  const int64_t items = work.items(), step = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < items; i += step) work(i);
+  do_share(work, {int64_t{blockIdx.x} * kThreads + threadIdx.x, int64_t{gridDim.x} * kThreads});
 }
 
 template <class Work>

@@ -30,39 +30,76 @@ struct Vector {
 template <class T, int V>
 constexpr int kPieceOf = sizeof(T) * V < kPieceBytes ? sizeof(T) * V : kPieceBytes;
 
-template <class T, int V>
-struct alignas(kPieceOf<T, V>) Piece {
-  T values[kPieceOf<T, V> / sizeof(T)];
+// As words, so that one instruction moves them whatever they mean.
+template <int kBytes>
+struct alignas(kBytes) Piece {
+  uint32_t words[kBytes / sizeof(uint32_t)];
 };
-
-template <class T, int V>
-TORCHQUANT_HOST_DEVICE inline Vector<T, V> load_vector(const T* from) {
-  constexpr int kValues = kPieceOf<T, V> / sizeof(T);
-  Vector<T, V> vector;
-  TORCHQUANT_UNROLL
-  for (int p = 0; p < V / kValues; ++p) {
-    const Piece<T, V> piece = reinterpret_cast<const Piece<T, V>*>(from)[p];
-    TORCHQUANT_UNROLL
-    for (int i = 0; i < kValues; ++i) vector.values[p * kValues + i] = piece.values[i];
-  }
-  return vector;
-}
-
-template <class T, int V>
-TORCHQUANT_HOST_DEVICE inline void store_vector(T* to, const Vector<T, V>& vector) {
-  constexpr int kValues = kPieceOf<T, V> / sizeof(T);
-  TORCHQUANT_UNROLL
-  for (int p = 0; p < V / kValues; ++p) {
-    Piece<T, V> piece;
-    TORCHQUANT_UNROLL
-    for (int i = 0; i < kValues; ++i) piece.values[i] = vector.values[p * kValues + i];
-    reinterpret_cast<Piece<T, V>*>(to)[p] = piece;
-  }
-}
 
 template <class T, int V>
 TORCHQUANT_HOST_DEVICE inline bool is_aligned(const T* address) {
   return reinterpret_cast<uintptr_t>(address) % kPieceOf<T, V> == 0;
+}
+
+// What a card would fault on ends a test on the host too.
+template <class T, int V>
+TORCHQUANT_HOST_DEVICE inline void expect_aligned(const T* address) {
+#if !defined(__CUDA_ARCH__)
+  if (!is_aligned<T, V>(address)) __builtin_trap();
+#endif
+}
+
+template <class T, int V>
+TORCHQUANT_HOST_DEVICE inline Vector<T, V> load_vector(const T* from) {
+  constexpr int kBytes = kPieceOf<T, V>, kValues = kBytes / sizeof(T);
+  expect_aligned<T, V>(from);
+  Vector<T, V> vector;
+  TORCHQUANT_UNROLL
+  for (int p = 0; p < V / kValues; ++p) {
+    const Piece<kBytes> piece = reinterpret_cast<const Piece<kBytes>*>(from)[p];
+    memcpy(vector.values + p * kValues, piece.words, kBytes);
+  }
+  return vector;
+}
+
+template <int kBytes>
+TORCHQUANT_HOST_DEVICE inline void store_piece(void* to, const Piece<kBytes>& piece) {
+#if defined(__CUDA_ARCH__)
+  // An ordinary write, but surely one instruction: assignments are sometimes taken apart.
+  const auto& w = piece.words;
+  if constexpr (kBytes == 16) return __stwb(static_cast<uint4*>(to), {w[0], w[1], w[2], w[3]});
+  if constexpr (kBytes == 8) return __stwb(static_cast<uint2*>(to), {w[0], w[1]});
+#endif
+  *static_cast<Piece<kBytes>*>(to) = piece;
+}
+
+// The bits of values that make up a word. Shifts, since a compiler takes copies of narrow values
+// apart again, and stores them one by one.
+template <class T>
+TORCHQUANT_HOST_DEVICE inline uint32_t word_of(const T* values) {
+  uint32_t word = 0;
+  TORCHQUANT_UNROLL
+  for (size_t i = 0; i < sizeof(word) / sizeof(T); ++i) {
+    uint32_t bits = 0;
+    memcpy(&bits, values + i, sizeof(T));
+    word |= bits << (8 * sizeof(T) * i);
+  }
+  return word;
+}
+
+template <class T, int V>
+TORCHQUANT_HOST_DEVICE inline void store_vector(T* to, const Vector<T, V>& vector) {
+  constexpr int kBytes = kPieceOf<T, V>, kWord = sizeof(uint32_t) / sizeof(T);
+  expect_aligned<T, V>(to);
+  TORCHQUANT_UNROLL
+  for (int p = 0; p < V * static_cast<int>(sizeof(T)) / kBytes; ++p) {
+    Piece<kBytes> piece;
+    TORCHQUANT_UNROLL
+    for (int w = 0; w < kBytes / 4; ++w) {
+      piece.words[w] = word_of(vector.values + (p * kBytes / 4 + w) * kWord);
+    }
+    store_piece(to + p * (kBytes / sizeof(T)), piece);
+  }
 }
 
 // The values before the first that a Vector<T, V> may begin with, at most n.
@@ -77,6 +114,12 @@ struct Share {
   int64_t first;
   int64_t step;
 };
+
+template <class Work>
+TORCHQUANT_HOST_DEVICE inline void do_share(const Work& work, Share share) {
+  const int64_t items = work.items();
+  for (int64_t i = share.first; i < items; i += share.step) work(i);
+}
 
 // Calls visit(x[i]) for this share of n values that follow each other.
 template <class T, class Visit>

@@ -166,7 +166,7 @@ struct QuantizeGroup {
                                       Values<T>{{groups.values(at), at.size, at.size}},
                                       OnlyParams{value_params(chosen.scale, chosen.zero_point)},
                                       only, q + at.row * q_stride + at.column, at.size);
-    for (int64_t i = lane.first; i < quantize.items(); i += lane.step) quantize(i);
+    do_share(quantize, lane);
   }
 };
 
