@@ -7,13 +7,13 @@ import datetime
 import math
 import re
 import shutil
+import statistics
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from cuda_timing import EventClock, EventStopwatch
-from timing import Plan
 
 from torchquant import ops
 
@@ -146,16 +146,16 @@ def read_card(peak_tops: float | None) -> Card:
     )
 
 
-def measure_copy(card: Card, clock: EventClock, plan: Plan) -> float:
+def measure_copy(card: Card, clock: EventClock) -> float:
     """Return the GB/s of `copy_` from memory to memory, in and out, once the clocks have risen."""
     count = min(_COPY_BYTES, card.memory_bytes // 8)
     source = torch.ones(count, dtype=torch.uint8, device=card.device)
     target = torch.empty_like(source)
     watch = EventStopwatch([lambda: target.copy_(source)], clock)
-    for _ in range(min(_WARM_SAMPLES, plan.affordable(watch.cost) * _COPY_SAMPLES)):
+    for _ in range(_WARM_SAMPLES):
         watch()
-    samples = sorted(watch() for _ in range(_COPY_SAMPLES))
-    return 2 * count / samples[_COPY_SAMPLES // 2] / 1e9
+    seconds = statistics.median(watch() for _ in range(_COPY_SAMPLES))
+    return 2 * count / seconds / 1e9
 
 
 def why_not() -> str:

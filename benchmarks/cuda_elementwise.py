@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from check import Results
@@ -27,9 +27,10 @@ from torch import Tensor
 from work import Way, Work
 
 Kind = Literal["ours", "peer"]
+R = TypeVar("R")
 
 TINY = Size(16, 256)
-_CHECKED_ROWS = 97  # of a work that is compared with the CPU's, bit for bit
+CHECKED_ROWS = 97  # of a work that is compared with the CPU's, bit for bit
 _CACHES, _FEWEST_SETS, _MOST_SETS = 4, 2, 16  # sets of inputs, by how many times the cache
 _SNR, _SNR_TOLERANCE = 3, 1e-12  # its logarithm is the device's
 
@@ -132,7 +133,7 @@ class Subject:
     @cached_property
     def checked(self) -> tuple[Operands, Operands]:
         """The same few rows on the CPU and on the device, to compare the results of ours."""
-        size = replace(self.size, rows=min(self.size.rows, _CHECKED_ROWS))
+        size = replace(self.size, rows=min(self.size.rows, CHECKED_ROWS))
         there = Operands(size, self.dtype, self.device, drawn_on="cpu")
         return Operands(size, self.dtype), there
 
@@ -202,18 +203,10 @@ class _Ready:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What was measured of a work."""
+class Outcome(Generic[R]):
+    """What was measured in one interleaving, and what could not be."""
 
-    rows: Sequence[Row]
-    absences: Sequence[Absence]
-
-
-@dataclass(frozen=True)
-class HostOutcome:
-    """What the host takes for the calls of a work."""
-
-    rows: Sequence[HostRow]
+    rows: Sequence[R]
     absences: Sequence[Absence]
 
 
@@ -231,7 +224,7 @@ class Bench:
     compiles: bool
 
     @torch.inference_mode()
-    def measure(self, work: Work, subject: Subject) -> Outcome:
+    def measure(self, work: Work, subject: Subject) -> Outcome[Row]:
         """Measure all ways to do a work in the same rounds."""
         on = f"{subject.size} {self._dtype_name(work, subject)}"
         sets = subject.sets(work)
@@ -252,7 +245,7 @@ class Bench:
         return Outcome(_compared(rows), absences)
 
     @torch.inference_mode()
-    def measure_host(self, work: Work, subject: Subject) -> HostOutcome:
+    def measure_host(self, work: Work, subject: Subject) -> Outcome[HostRow]:
         """Measure what the host takes to enqueue each way to do a work."""
         on = f"{subject.size} {self._dtype_name(work, subject)}, host"
         ready, absences = self._prepare(work, subject, subject.sets(work)[:1], on)
@@ -268,7 +261,7 @@ class Bench:
                 row = HostRow(work.name, each.way.name, each.kind, times.seconds, each.waits)
                 rows.append((row, _is_peer(each.kind, each.error, wrong=each.wrong)))
         check_alive(self.clock, f"{work.name}, {on}")
-        return HostOutcome(compared_hosts(rows), absences)
+        return Outcome(compared_hosts(rows), absences)
 
     def _prepare(
         self, work: Work, subject: Subject, sets: Sequence[Operands], on: str

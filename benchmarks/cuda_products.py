@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from contender import Group
 from cuda_card import Card
-from cuda_elementwise import Absence, HostOutcome, HostRow, Kind, compared_hosts, differing
+from cuda_elementwise import Absence, HostRow, Kind, Outcome, compared_hosts, differing
 from cuda_layers import FLOAT_NAME, TINY_SHAPE, Contender, Layer, Truth
 from cuda_timing import (
     EventClock,
@@ -71,14 +71,6 @@ class LayerRow:
     vs_float: float | None = None
 
 
-@dataclass(frozen=True)
-class LayerOutcome:
-    """What was measured of a shape."""
-
-    rows: Sequence[LayerRow]
-    absences: Sequence[Absence]
-
-
 def draw_layers(shape: Shape, device: torch.device, cache_bytes: int) -> list[Layer]:
     """Return as many layers as are not in the cache when they are met again, but not very many."""
     moved = shape.k * shape.n + shape.m * (shape.k + shape.n)
@@ -125,7 +117,7 @@ class ProductBench:
     contenders: Sequence[Contender]
 
     @torch.inference_mode()
-    def measure(self, shape: Shape) -> LayerOutcome:
+    def measure(self, shape: Shape) -> Outcome[LayerRow]:
         """Measure all contenders on a shape in the same rounds."""
         layers = draw_layers(shape, self.card.device, self.card.cache_bytes)
         ready, absences = self._prepare(layers, str(shape))
@@ -143,10 +135,10 @@ class ProductBench:
             else:
                 rows.append(self._row(shape, each, times))
         check_alive(self.clock, str(shape))
-        return LayerOutcome(_compared(rows), absences)
+        return Outcome(_compared(rows), absences)
 
     @torch.inference_mode()
-    def measure_host(self) -> HostOutcome:
+    def measure_host(self) -> Outcome[HostRow]:
         """Measure what the host takes to enqueue a small layer."""
         on = f"{TINY_SHAPE}, host"
         ready, absences = self._prepare([Layer.draw(TINY_SHAPE, self.card.device, 0)], on)
@@ -169,7 +161,7 @@ class ProductBench:
             for group in groups
             for row in compared_hosts((row, fits) for of, row, fits in rows if of == group)
         ]
-        return HostOutcome(compared, absences)
+        return Outcome(compared, absences)
 
     def _prepare(self, layers: Sequence[Layer], on: str) -> tuple[list[_Ready], list[Absence]]:
         """Call each once, and compare its result with float64, and ours with the CPU."""
