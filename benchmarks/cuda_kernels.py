@@ -246,8 +246,11 @@ def prepare(arguments: argparse.Namespace, card: Card, clock: EventClock) -> Run
     return Run(card, clock, plan, limit, choose(arguments), report, markdown, compiles)
 
 
-def measure(run: Run, json_path: str | None, out: TextIO) -> None:
-    """Print each table when it is there, and write the figures so far; end where the card does."""
+def measure(run: Run, json_path: str | None, out: TextIO) -> int:
+    """Print each table when it is there, and write the figures so far; end where the card does.
+
+    Returns the exit status.
+    """
     print(header_text(run.report.header), file=out, flush=True)
     try:
         for text in run.texts():
@@ -261,6 +264,7 @@ def measure(run: Run, json_path: str | None, out: TextIO) -> None:
     print(closing, file=out, flush=True)
     if json_path:
         write_json(run.report.as_json(), json_path)
+    return EXIT_LOST if run.report.lost else 0
 
 
 def list_contenders() -> None:
@@ -286,8 +290,7 @@ def main() -> int:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")  # that what gives quantized dtypes is deprecated
     run = prepare(arguments, read_card(arguments.peak_tops), cuda_clock())
-    measure(run, arguments.json, stream_of_tables(arguments.json))
-    return EXIT_LOST if run.report.lost else 0
+    return measure(run, arguments.json, stream_of_tables(arguments.json))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def option(arguments: list[str], name: str) -> str | None:
     return value
 
 
-def main() -> None:
+def main() -> int:
     rest, device = sys.argv[1:], Device()
     for name, loses in (("--break", False), ("--lose", True)):
         if operator := option(rest, name):
@@ -82,8 +82,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     arguments = cuda_kernels.parse_arguments(rest)
     run = cuda_kernels.prepare(arguments, card(), device.clock())
-    cuda_kernels.measure(run, arguments.json, cuda_kernels.stream_of_tables(arguments.json))
+    return cuda_kernels.measure(run, arguments.json, cuda_kernels.stream_of_tables(arguments.json))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
