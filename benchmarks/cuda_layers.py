@@ -30,7 +30,7 @@ SHAPES = (
 QUICK_SHAPES = (Shape(64, 384, 1536), Shape(1, 4096, 4096), Shape(2048, 4096, 4096))
 TINY_SHAPE = Shape(32, 64, 64)
 
-_FEWEST_ROWS = 17  # torch._int_mm on CUDA takes no fewer
+FEWEST_ROWS = 17  # torch._int_mm on CUDA takes no fewer
 _PADDED_ROWS = 32
 _END_ROWS = 8  # how many at each end are compared with float64, and with the CPU's
 # Of the operands: int8 codes, a uint8 input's range of +-4 deviations, and an int8 output's.
@@ -163,6 +163,7 @@ class Contender:
         source: Of what its result is the product.
         read: What the call returned, as real values.
         is_compiled: Whether it takes seconds to prepare.
+        few_rows: What is worth knowing about it below FEWEST_ROWS.
     """
 
     name: str
@@ -173,7 +174,7 @@ class Contender:
     read: Callable[[Any], Tensor] = _as_it_is
     is_ours: bool = False
     is_compiled: bool = False
-    note: str = ""
+    few_rows: str = ""
 
     def moved_bytes(self, shape: Shape) -> int:
         """Return the least that a call moves: the weight, the input and the output."""
@@ -227,7 +228,7 @@ def _linear_static(source: torch.dtype, target: torch.dtype, layer: Layer) -> Ca
 def _int_mm(codes: Tensor, weight: Tensor) -> Tensor:
     """Multiply, with rows of zeros where there are too few for torch._int_mm."""
     rows = codes.shape[0]
-    if rows >= _FEWEST_ROWS:
+    if rows >= FEWEST_ROWS:
         return torch._int_mm(codes, weight)
     padded = functional.pad(codes, (0, 0, 0, _PADDED_ROWS - rows))
     return torch._int_mm(padded, weight)[:rows]
@@ -286,7 +287,7 @@ def _bind_linear(dtype: torch.dtype, layer: Layer) -> Call:
 
 
 _BFLOAT16, _FLOAT16, _INT8, _INT32 = torch.bfloat16, torch.float16, torch.int8, torch.int32
-_PADDED = f"up to {_FEWEST_ROWS - 1} rows padded to {_PADDED_ROWS}"
+_PADDED = f"rows padded to {_PADDED_ROWS}"
 
 
 def _static(source: torch.dtype, target: torch.dtype) -> Contender:
@@ -312,7 +313,7 @@ def _scaled(
         bind,
         "real" if group == "dynamic" else "code values",
         _dequantized if dtypes.output == _INT8 else _as_it_is,
-        note=_PADDED,
+        few_rows=_PADDED,
     )
     name, bind_compiled = f"{eager.name}, compiled", partial(_bind_compiled, bind)
     return eager, replace(eager, name=name, bind=bind_compiled, is_compiled=True)

@@ -10,7 +10,7 @@ import torch
 from contender import Group
 from cuda_card import Card
 from cuda_elementwise import Absence, HostRow, Kind, Outcome, compared_hosts, differing
-from cuda_layers import FLOAT_NAME, TINY_SHAPE, Contender, Layer, Truth
+from cuda_layers import FEWEST_ROWS, FLOAT_NAME, TINY_SHAPE, Contender, Layer, Truth
 from cuda_timing import (
     EventClock,
     EventStopwatch,
@@ -218,7 +218,7 @@ class ProductBench:
             differ=ready.differ,
             wrong=ready.wrong,
             waits=ready.waits,
-            note=contender.note,
+            note=contender.few_rows if shape.m < FEWEST_ROWS else "",
         )
 
 
