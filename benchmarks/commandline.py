@@ -14,16 +14,22 @@ from typing import TextIO, TypeVar
 T = TypeVar("T")
 
 
-def make_parser(doc: str, *, threads: str, only: str, rounds: int) -> argparse.ArgumentParser:
+def make_parser(
+    doc: str, *, threads: str | None, only: str, rounds: int
+) -> argparse.ArgumentParser:
     """Return a parser of the common options, described by a module's docstring.
 
-    `threads` and `only` complete the help of those options; `rounds` is the default's.
+    `threads` and `only` complete the help of those options; `rounds` is the default's. Without
+    `threads` there is no such option.
     """
     first, _, rest = doc.partition("\n")
     parser = argparse.ArgumentParser(
         description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, nargs="+", metavar="T", help=f"default: {threads}")
+    if threads:
+        parser.add_argument(
+            "--threads", type=int, nargs="+", metavar="T", help=f"default: {threads}"
+        )
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help=f"{only} by name; * stands for anything"
     )

@@ -22,6 +22,7 @@ GROUPS: dict[Group, str] = {
 _BRIEF = {
     torch.float32: "f32",
     torch.bfloat16: "bf16",
+    torch.float16: "f16",
     torch.int32: "i32",
     torch.int8: "i8",
     torch.uint8: "u8",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from granularity import Granularity
@@ -69,21 +70,40 @@ TRANSPOSED = Layout("transposed", _transposed)
 CHANNELS_LAST = Layout("channels_last", _channels_last)
 
 
-def _random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 class Operands:
-    """Tensors of a size and a dtype, the same in every run."""
+    """Tensors of a size and a dtype on a device, the same in every run, others for each seed.
 
-    def __init__(self, size: Size, dtype: torch.dtype) -> None:
+    What is drawn on another device than it lies on has the same bits on both.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        dtype: torch.dtype,
+        device: str | torch.device = "cpu",
+        *,
+        seed: int = 0,
+        drawn_on: str | torch.device | None = None,
+    ) -> None:
         self.size = size
         self.dtype = dtype
+        self.device = torch.device(device)
+        self._drawn_on = torch.device(drawn_on or device)
+        self._seed = seed
+
+    def _random(self, subject: int) -> dict[str, Any]:
+        """Return what a drawing function is to be told, for each subject another sequence."""
+        generator = torch.Generator(self._drawn_on).manual_seed(1000 * self._seed + subject)
+        return {"generator": generator, "device": self._drawn_on}
+
+    @cached_property
+    def _drawn(self) -> Tensor:
+        count = self.size.rows * self.size.columns
+        return torch.randn(count, **self._random(0)).to(self.dtype)
 
     @cached_property
     def _values(self) -> Tensor:
-        count = self.size.rows * self.size.columns
-        return torch.randn(count, generator=_random(0)).to(self.dtype)
+        return self._drawn.to(self.device)
 
     def real(self, layout: Layout = MATRIX) -> Tensor:
         """Return normal values, in that layout."""
@@ -92,23 +112,27 @@ class Operands:
     @cached_property
     def approximation(self) -> Tensor:
         """The values, rounded to multiples of a scale."""
-        return self.real().float().div(_MEAN_SCALE).round().mul(_MEAN_SCALE).to(self.dtype)
+        values = _matrix(self._drawn, self.size).float()
+        rounded = values.div(_MEAN_SCALE).round().mul(_MEAN_SCALE)
+        return rounded.to(self.dtype).to(self.device)
 
     @cached_property
     def grad(self) -> Tensor:
         """A gradient by a result of the matrix's shape."""
         size = (self.size.rows, self.size.columns)
-        return torch.randn(size, generator=_random(1)).to(self.dtype)
+        return torch.randn(size, **self._random(1)).to(self.dtype).to(self.device)
 
     @cached_property
     def codes(self) -> Tensor:
         """All of int8."""
         size = (self.size.rows, self.size.columns)
-        return torch.randint(-128, 128, size, dtype=torch.int8, generator=_random(2))
+        codes = torch.randint(-128, 128, size, dtype=torch.int8, **self._random(2))
+        return codes.to(self.device)
 
     def qparams(self, granularity: Granularity, layout: Layout = MATRIX) -> tuple[Tensor, Tensor]:
         """Return scales and zero points that suit the values."""
         shape = granularity.qparams_shape(self.real(layout).shape)
-        random = _random(3)
-        scale = torch.rand(shape, generator=random).add(0.5).mul(_MEAN_SCALE)
-        return scale, torch.randint(-10, 11, shape, dtype=torch.int32, generator=random)
+        random = self._random(3)
+        scale = torch.rand(shape, **random).add(0.5).mul(_MEAN_SCALE)
+        zero_point = torch.randint(-10, 11, shape, dtype=torch.int32, **random)
+        return scale.to(self.device), zero_point.to(self.device)

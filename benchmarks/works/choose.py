@@ -77,6 +77,7 @@ def _bind_observer(
         observer = MinMaxObserver(**options)
     else:
         observer = PerChannelMinMaxObserver(*granularity.arguments, **options)
+    observer.to(x.device)
 
     def observe() -> object:
         observer(x)
