@@ -56,7 +56,7 @@ bench: build
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/minilm.py
 
-SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu')
+SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 lint: build
 	ruff check .

@@ -1,6 +1,7 @@
 """Builds libtorchquant.so with CMake; puts it, its header and CMake package into the package.
 
-Everything about the build itself is in CMakeLists.txt.
+Everything about the build itself is in CMakeLists.txt. TORCHQUANT_CUDA=AUTO, ON or OFF in the
+environment decides about the CUDA kernels, TORCH_CUDA_ARCH_LIST for which cards they are built.
 """
 
 import os
@@ -41,8 +42,11 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         package = ROOT if self.inplace else Path(self.build_lib)
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-        prefix_path = f"-DCMAKE_PREFIX_PATH={torch_cmake_prefix()}"
-        run_cmake("-S", str(ROOT), "-B", str(BUILD), *generator, prefix_path)
+        settings = [
+            f"-DCMAKE_PREFIX_PATH={torch_cmake_prefix()}",
+            f"-DTORCHQUANT_CUDA={os.environ.get('TORCHQUANT_CUDA', 'AUTO')}",
+        ]
+        run_cmake("-S", str(ROOT), "-B", str(BUILD), *generator, *settings)
         run_cmake("--build", str(BUILD), "--target", "torchquant", "--parallel")
         run_cmake("--install", str(BUILD), "--prefix", str(package.resolve() / "torchquant"))
 

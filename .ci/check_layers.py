@@ -14,10 +14,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]', re.MULTILINE)
+SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 # What a file with wider instructions may include: nothing whose inline functions another file has.
 ISA_HEADERS = {"immintrin.h", "cstdint"}
 MATH_HEADERS = {"math.h", "stdint.h", "float.h", "string.h"}
+
+# CUDA's own, for what launches: CUB brings teams of threads together.
+CUDA_HEADERS = re.compile(r"^cub/")
 
 # What a folder may not include: all that is above it; and model, which is written over torchquant.h
 # alone as a program's code would be, nothing below that either.
@@ -34,7 +38,7 @@ def includes(path: Path) -> list[str]:
 
 
 def sources(folder: str) -> list[Path]:
-    return sorted(path for path in (CSRC / folder).rglob("*") if path.suffix in {".h", ".cpp"})
+    return sorted(path for path in (CSRC / folder).rglob("*") if path.suffix in SUFFIXES)
 
 
 def wrong_includes() -> list[str]:
@@ -56,8 +60,11 @@ def wrong_includes() -> list[str]:
                 problems.append(f"{path}: math includes C headers only, not {name}")
     for path in sources("kernels"):
         for name in includes(path):
-            local = (path.parent / name).exists()
-            if path.name != "select.cpp" and not local and name not in ISA_HEADERS:
+            if (path.parent / name).exists() or path.name == "select.cpp":
+                continue
+            if path.suffix == ".cuh" and CUDA_HEADERS.match(name):
+                continue
+            if name not in ISA_HEADERS:
                 problems.append(f"{path}: a kernel includes intrinsics and <cstdint>, not {name}")
     return problems
 

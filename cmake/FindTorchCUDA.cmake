@@ -21,6 +21,9 @@ endmacro()
 if(wanted STREQUAL "OFF")
   without_cuda("TORCHQUANT_CUDA is OFF")
 endif()
+if(TORCHQUANT_SANITIZE OR TORCHQUANT_FUZZ)
+  without_cuda("sanitizers and fuzzers are for the host: set TORCHQUANT_CUDA=OFF with them")
+endif()
 
 set(C10_CUDA ${TORCH_LIBRARY_DIR}/libc10_cuda.so)
 if(NOT EXISTS ${C10_CUDA})
@@ -86,6 +89,7 @@ set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)  # torch's own, which is loaded already
 
 add_library(TorchCUDA INTERFACE IMPORTED)
-target_link_libraries(TorchCUDA INTERFACE ${C10_CUDA} CUDA::cudart)
+target_include_directories(TorchCUDA SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+target_link_libraries(TorchCUDA INTERFACE ${C10_CUDA} ${CUDA_cudart_LIBRARY})
 set(TORCHQUANT_HAS_CUDA TRUE)
 message(STATUS "CUDA kernels: built by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")

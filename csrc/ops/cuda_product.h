@@ -1,30 +1,34 @@
-// The int8 product on the tensor cores: operands as at::_int_mm takes them, and their sums.
+// int8 products on the tensor cores. Those with a packed weight are ours where the processor has
+// the instruction, and at::_int_mm on unpacked weights elsewhere; plain ones are always
+// at::_int_mm.
 #pragma once
 
 #include "cuda_tensors.h"
 
 namespace torchquant::ops {
 
-// at::_int_mm wants more than 16 rows, and columns and a depth that are multiples of 8; what is
-// brought into shape here has multiples of 16, whole chunks, with zeros in them.
-inline int64_t padded_rows(int64_t rows) { return rows > 16 ? rows : 32; }
+// Operands are int8 with multiples of 16 inputs, zeros behind the last; uint8 is less 128 in them.
 inline int64_t padded_16(int64_t size) { return size == 0 ? 16 : at::divup(size, 16) * 16; }
 
-// A matrix of int8 or uint8 [rows, depth], at any strides, as int8 [padded_rows, padded_16]: uint8
-// less 128. Itself where it is all that already.
-at::Tensor left_operand(cuda::Queue queue, const at::Tensor& matrix);
+// at::_int_mm wants more than 16 rows, and outputs that are a multiple of 8.
+inline int64_t padded_rows(int64_t rows) { return rows > 16 ? rows : 32; }
 
-// The other side [depth, columns], turned: int8 [padded_16, padded_16].
-at::Tensor right_operand(cuda::Queue queue, const at::Tensor& matrix);
+// How many rows activations have where they are multiplied with a packed weight.
+int64_t activation_rows(cuda::Queue queue, int64_t rows);
 
-// The same of a packed weight.
-at::Tensor right_operand(cuda::Queue queue, const at::Tensor& packed_weight, int64_t out_features,
-                         int64_t in_features);
+// A matrix of int8 or uint8, at any strides, as an operand of so many rows. Itself where it is one.
+at::Tensor operand(cuda::Queue queue, const at::Tensor& matrix, int64_t rows);
 
-// The sums [rows of left, rows of right], int32.
-at::Tensor product(const at::Tensor& left, const at::Tensor& right);
+// The unpacked weight as an operand of padded_16(out_features) rows.
+at::Tensor operand_of_packed(cuda::Queue queue, const at::Tensor& packed_weight,
+                             int64_t out_features, int64_t in_features);
 
 // The sum of each row of an operand.
 at::Tensor row_sums(cuda::Queue queue, const at::Tensor& operand);
+
+// out [..., out_features] of activations, an operand of activation_rows, and a packed weight.
+void multiply_packed(cuda::Queue queue, const at::Tensor& activations,
+                     const at::Tensor& packed_weight, int64_t in_features,
+                     const cuda::SumsEpilogue& epilogue, const at::Tensor& out);
 
 }  // namespace torchquant::ops

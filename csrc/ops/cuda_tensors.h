@@ -13,18 +13,25 @@ namespace torchquant::ops {
 
 namespace cuda = kernels::cuda;
 
-inline int multiprocessors() {
-  int device = 0, count = 0;
-  C10_CUDA_CHECK(cudaGetDevice(&device));
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
+inline int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
+  return value;
+}
+
+// The current stream of a device.
+inline cuda::Queue queue_of(c10::DeviceIndex device) {
+  return {c10::cuda::getCurrentCUDAStream(device).stream(),
+          attribute(cudaDevAttrMultiProcessorCount, device),
+          10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
+              attribute(cudaDevAttrComputeCapabilityMinor, device)};
 }
 
 // Calls launch(queue) with the current stream of the tensor's device, which is current meanwhile.
 template <class Launch>
 void on_device_of(const at::Tensor& tensor, Launch launch) {
   const c10::cuda::CUDAGuard guard(tensor.device());
-  launch(cuda::Queue{c10::cuda::getCurrentCUDAStream().stream(), multiprocessors()});
+  launch(queue_of(tensor.device().index()));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

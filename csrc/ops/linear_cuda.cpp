@@ -22,13 +22,14 @@ struct Activations {
 
 // Room for the codes of `rows` rows of `depth`, padded. Nothing fills the padding: in depth it
 // meets the zeros of the weight's, and rows too many are left out of the result.
-Tensor new_codes(const Tensor& input, int64_t rows, int64_t depth) {
-  return at::empty({padded_rows(rows), padded_16(depth)}, input.options().dtype(at::kChar));
+Tensor new_codes(cuda::Queue queue, const Tensor& input, int64_t rows, int64_t depth) {
+  return at::empty({activation_rows(queue, rows), padded_16(depth)},
+                   input.options().dtype(at::kChar));
 }
 
 Activations quantize_tokens(cuda::Queue queue, const Tensor& input) {
   const int64_t rows = row_count(input), depth = input.size(-1);
-  const Tensor codes = new_codes(input, rows, depth);
+  const Tensor codes = new_codes(queue, input, rows, depth);
   const Tensor scale = at::empty({rows}, input.options().dtype(at::kFloat));
   const Tensor zero_point = at::empty({rows}, input.options().dtype(at::kInt));
   const DeviceElements x(input);
@@ -44,7 +45,7 @@ Tensor quantize_all(cuda::Queue queue, const Tensor& input, const Tensor& scale,
                     const Tensor& zero_point) {
   const int64_t rows = row_count(input), depth = input.size(-1);
   const bool is_whole = depth == padded_16(depth);
-  const Tensor codes = is_whole ? new_codes(input, rows, depth)
+  const Tensor codes = is_whole ? new_codes(queue, input, rows, depth)
                                 : at::empty({rows, depth}, input.options().dtype(at::kChar));
   const DeviceElements x(input);
   if (input.numel() > 0) {
@@ -52,17 +53,21 @@ Tensor quantize_all(cuda::Queue queue, const Tensor& input, const Tensor& scale,
                    kernels::Int::i8, input.numel(), channels_of(per_tensor_view(input)),
                    DeviceParams(scale, zero_point).params(kTokenMin, kTokenMax), kShift);
   }
-  return is_whole ? codes : left_operand(queue, codes);
+  return is_whole ? codes : operand(queue, codes, activation_rows(queue, rows));
 }
 
 Activations static_activations(cuda::Queue queue, const Tensor& input, const Tensor& scale,
                                const Tensor& zero_point) {
   const Tensor one_scale = dense(scale), one_zero_point = dense(zero_point);
-  const bool is_signed = input.scalar_type() == at::kChar;
-  const Tensor codes = is_byte(input.scalar_type())
-                           ? left_operand(queue, input.reshape({row_count(input), input.size(-1)}))
-                           : quantize_all(queue, input, one_scale, one_zero_point);
-  return {codes, one_scale, one_zero_point, 0, is_signed ? 0 : kShift};
+  const int32_t shift = input.scalar_type() == at::kChar ? 0 : kShift;
+  if (!is_byte(input.scalar_type())) {
+    return {quantize_all(queue, input, one_scale, one_zero_point), one_scale, one_zero_point, 0,
+            shift};
+  }
+  const int64_t rows = row_count(input);
+  const Tensor matrix = input.reshape({rows, input.size(-1)});
+  return {operand(queue, matrix, activation_rows(queue, rows)), one_scale, one_zero_point, 0,
+          shift};
 }
 
 cuda::SumsEpilogue epilogue_of(const Layer& layer, const Activations& activations) {
@@ -78,16 +83,6 @@ cuda::SumsEpilogue epilogue_of(const Layer& layer, const Activations& activation
   return e;
 }
 
-void run_layer(cuda::Queue queue, const Layer& layer, const Activations& activations, int64_t depth,
-               const cuda::SumsEpilogue& epilogue) {
-  const Tensor& out = layer.out;
-  const int64_t features = out.size(-1);
-  const Tensor weight = right_operand(queue, layer.weight, features, depth);
-  const Tensor sums = product(activations.codes, weight);
-  cuda::finish_sums(queue, sums.const_data_ptr<int32_t>(), sums.size(1), out.numel() / features,
-                    features, epilogue, kernel_output(out.scalar_type()), out.mutable_data_ptr());
-}
-
 Tensor linear_dynamic_cuda(const Tensor& input, const Tensor& packed_weight,
                            const Tensor& weight_scale, const Tensor& weight_sum,
                            const std::optional<Tensor>& bias, std::string_view activation) {
@@ -97,7 +92,8 @@ Tensor linear_dynamic_cuda(const Tensor& input, const Tensor& packed_weight,
   if (layer.out.numel() == 0) return layer.out;
   on_device_of(input, [&](cuda::Queue queue) {
     const Activations activations = quantize_tokens(queue, input);
-    run_layer(queue, layer, activations, input.size(-1), epilogue_of(layer, activations));
+    multiply_packed(queue, activations.codes, layer.weight, input.size(-1),
+                    epilogue_of(layer, activations), layer.out);
   });
   return layer.out;
 }
@@ -124,7 +120,7 @@ Tensor linear_static_cuda(const Tensor& input, const Tensor& input_scale,
       epilogue.output_scale = to_scale.const_data_ptr<float>();
       epilogue.output_zero_point = to_zero_point.const_data_ptr<int32_t>();
     }
-    run_layer(queue, layer, activations, input.size(-1), epilogue);
+    multiply_packed(queue, activations.codes, layer.weight, input.size(-1), epilogue, layer.out);
   });
   return layer.out;
 }

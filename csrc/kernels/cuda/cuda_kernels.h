@@ -14,6 +14,7 @@ namespace torchquant::kernels::cuda {
 struct Queue {
   CUstream_st* stream;
   int multiprocessors;
+  int capability;  // 90 for 9.0
 };
 
 // Elements in their order: rows of `row` that begin `stride` elements apart, or one where the two
@@ -148,5 +149,21 @@ struct SumsEpilogue {
 };
 void finish_sums(Queue queue, const int32_t* sums, int64_t stride, int64_t rows, int64_t columns,
                  const SumsEpilogue& epilogue, Output type, void* out);
+
+// The sums of activations [rows, stride], of which stride is a multiple of 16, and a packed weight
+// of `quads` quads, both at multiples of 16 bytes, finished on the way. For processors that have
+// the instruction, from 8.0 on. Where the depth is split among blocks, which lets all of them take
+// part in a small product, `parts` [rows, columns] has the sums in the meantime.
+struct PackedProduct {
+  const int8_t* activations;
+  int64_t rows;
+  int64_t stride;
+  const int8_t* packed;
+  int64_t columns;
+  int64_t quads;
+};
+int64_t product_splits(Queue queue, const PackedProduct& product);
+void multiply_packed(Queue queue, const PackedProduct& product, const SumsEpilogue& epilogue,
+                     Output type, void* out, int64_t splits, int32_t* parts);
 
 }  // namespace torchquant::kernels::cuda

@@ -8,10 +8,10 @@ template <class Out>
 void finish(Queue queue, const int32_t* sums, int64_t stride, int64_t rows, int64_t columns,
             const SumsEpilogue& epilogue, void* out) {
   constexpr int V = FinishSums<Out>::V;
-  auto* to = static_cast<Out*>(out);
   const bool has_vectors =
-      columns % V == 0 && stride % V == 0 && is_aligned<int32_t, V>(sums) && is_aligned<Out, V>(to);
-  run(queue, FinishSums<Out>{sums, stride, rows, columns, epilogue, to, has_vectors});
+      has_aligned_rows<Out>(out, columns) && stride % V == 0 && is_aligned<int32_t, V>(sums);
+  run(queue,
+      FinishSums<Out>{sums, stride, rows, columns, epilogue, static_cast<Out*>(out), has_vectors});
 }
 
 }  // namespace
@@ -45,23 +45,9 @@ void sum_rows(Queue queue, const int8_t* matrix, int64_t rows, int64_t columns, 
 
 void finish_sums(Queue queue, const int32_t* sums, int64_t stride, int64_t rows, int64_t columns,
                  const SumsEpilogue& epilogue, Output type, void* out) {
-  const auto run_as = [&](auto value) {
+  with_type(type, [&](auto value) {
     finish<decltype(value)>(queue, sums, stride, rows, columns, epilogue, out);
-  };
-  switch (type) {
-    case Output::i32:
-      return run_as(int32_t());
-    case Output::f32:
-      return run_as(float());
-    case Output::f16:
-      return run_as(Half());
-    case Output::bf16:
-      return run_as(BFloat16());
-    case Output::i8:
-      return run_as(int8_t());
-    case Output::u8:
-      return run_as(uint8_t());
-  }
+  });
 }
 
 }  // namespace torchquant::kernels::cuda

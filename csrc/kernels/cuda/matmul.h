@@ -193,15 +193,25 @@ struct FinishSums {
     const int64_t pieces = divide_up(columns, V);
     const int64_t m = item / pieces, n = (item - m * pieces) * V;
     const int32_t* from = sums + m * stride + n;
+    if (has_vectors) return write(load_vector<int32_t, V>(from), m, n);
+    Vector<int32_t, V> some = {};
+    for (int i = 0; i < smaller(V, columns - n); ++i) some.values[i] = from[i];
+    write(some, m, n);
+  }
+
+  // What becomes of the sums of row m from column n on; those beyond the columns are left out.
+  TORCHQUANT_HOST_DEVICE void write(const Vector<int32_t, V>& some, int64_t m, int64_t n) const {
     Out* to = out + m * columns + n;
     if (has_vectors) {
-      const auto vector = load_vector<int32_t, V>(from);
       Vector<Out, V> results;
       TORCHQUANT_UNROLL
-      for (int i = 0; i < V; ++i) finish(vector.values[i], m, n + i, results.values[i]);
+      for (int i = 0; i < V; ++i) finish(some.values[i], m, n + i, results.values[i]);
       return store_vector(to, results);
     }
-    for (int i = 0; i < smaller(V, columns - n); ++i) finish(from[i], m, n + i, to[i]);
+    TORCHQUANT_UNROLL
+    for (int i = 0; i < V; ++i) {
+      if (n + i < columns) finish(some.values[i], m, n + i, to[i]);
+    }
   }
 
  private:
@@ -238,6 +248,33 @@ struct FinishSums {
     return quantize_value(y, 1.0f / e.output_scale[0], e.output_zero_point[0], low, high);
   }
 };
+
+// Whether four outputs may be written at once wherever a multiple of four columns begins.
+template <class Out>
+inline bool has_aligned_rows(const void* out, int64_t columns) {
+  constexpr int V = FinishSums<Out>::V;
+  return columns % V == 0 && is_aligned<Out, V>(static_cast<const Out*>(out));
+}
+
+// Calls f(T()) with the type of the outputs.
+template <class F>
+inline auto with_type(Output type, F f) {
+  switch (type) {
+    case Output::i32:
+      return f(int32_t());
+    case Output::f32:
+      return f(float());
+    case Output::f16:
+      return f(Half());
+    case Output::bf16:
+      return f(BFloat16());
+    case Output::i8:
+      return f(int8_t());
+    case Output::u8:
+      break;
+  }
+  return f(uint8_t());
+}
 
 }  // namespace
 }  // namespace torchquant::kernels::cuda
