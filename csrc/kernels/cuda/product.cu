@@ -212,10 +212,6 @@ __global__ void __launch_bounds__(Shape::kThreads)
                     first_panel * kPanel);
 }
 
-using Large = TileShape<4, 4, 2, 2, 3>;   // 128 x 128, 96 KiB
-using Middle = TileShape<2, 2, 2, 2, 4>;  // 64 x 64, 64 KiB
-using Small = TileShape<1, 1, 1, 2, 8>;   // 16 x 32, 48 KiB: all memory, no arithmetic
-
 ProductOperands operands_of(const PackedProduct& product) {
   return {product.activations,
           product.rows,
@@ -233,9 +229,9 @@ int64_t blocks_of(const ProductOperands& operands) {
 // Calls f(Shape()) with the greatest tiles that leave no multiprocessor without one.
 template <class F>
 auto with_shape(Queue queue, const ProductOperands& operands, F f) {
-  if (operands.rows <= Small::kRows) return f(Small());
-  if (blocks_of<Large>(operands) * 4 < queue.multiprocessors * 3) return f(Middle());
-  return f(Large());
+  if (operands.rows <= SmallTiles::kRows) return f(SmallTiles());
+  if (blocks_of<LargeTiles>(operands) * 4 < queue.multiprocessors * 3) return f(MiddleTiles());
+  return f(LargeTiles());
 }
 
 template <class Shape>

@@ -41,6 +41,10 @@ struct TileShape {
   static_assert(kRows * kSumsStride * sizeof(int32_t) <= kStages * kStageBytes);
 };
 
+using LargeTiles = TileShape<4, 4, 2, 2, 3>;   // 128 x 128, 96 KiB
+using MiddleTiles = TileShape<2, 2, 2, 2, 4>;  // 64 x 64, 64 KiB
+using SmallTiles = TileShape<1, 1, 1, 2, 8>;   // 16 x 32, 48 KiB: all memory, no arithmetic
+
 // 16 bytes on their way from memory, where nothing lies beyond the operands, to shared memory.
 struct Transfer {
   int64_t from;
