@@ -2,27 +2,10 @@
 #include "matmul.h"
 
 namespace torchquant::kernels::cuda {
-namespace {
-
-template <class Out>
-void finish(Queue queue, const int32_t* sums, int64_t stride, int64_t rows, int64_t columns,
-            const SumsEpilogue& epilogue, void* out) {
-  constexpr int V = FinishSums<Out>::V;
-  auto* to = static_cast<Out*>(out);
-  const bool has_vectors =
-      columns % V == 0 && stride % V == 0 && is_aligned<int32_t, V>(sums) && is_aligned<Out, V>(to);
-  run(queue, FinishSums<Out>{sums, stride, rows, columns, epilogue, to, has_vectors});
-}
-
-}  // namespace
 
 void pad_bytes(Queue queue, const ByteMatrix& from, bool flip, int64_t padded_rows,
                int64_t padded_columns, int8_t* to) {
-  const bool has_vectors = from.column_stride == 1 && from.columns % kChunk == 0 &&
-                           from.row_stride % kChunk == 0 &&
-                           is_aligned<int8_t, kChunk>(static_cast<const int8_t*>(from.data));
-  const Chunks chunks = {padded_rows, padded_columns, from.column_stride != 1};
-  run(queue, PadBytes{from, static_cast<uint8_t>(flip ? 128 : 0), chunks, has_vectors, to});
+  run(queue, padding(from, flip, padded_rows, padded_columns, to));
 }
 
 void pack_weight(Queue queue, const ByteMatrix& weight, int8_t* packed) {
@@ -46,7 +29,8 @@ void sum_rows(Queue queue, const int8_t* matrix, int64_t rows, int64_t columns, 
 void finish_sums(Queue queue, const int32_t* sums, int64_t stride, int64_t rows, int64_t columns,
                  const SumsEpilogue& epilogue, Output type, void* out) {
   const auto run_as = [&](auto value) {
-    finish<decltype(value)>(queue, sums, stride, rows, columns, epilogue, out);
+    using Out = decltype(value);
+    run(queue, finishing(sums, stride, rows, columns, epilogue, static_cast<Out*>(out)));
   };
   switch (type) {
     case Output::i32:
