@@ -2,6 +2,7 @@
 #include "matmul.h"
 
 namespace torchquant::kernels::cuda {
+<<<<<<< HEAD
 namespace {
 
 template <class Out>
@@ -15,14 +16,12 @@ void finish(Queue queue, const int32_t* sums, int64_t stride, int64_t rows, int6
 }
 
 }  // namespace
+=======
+>>>>>>> cudahost
 
 void pad_bytes(Queue queue, const ByteMatrix& from, bool flip, int64_t padded_rows,
                int64_t padded_columns, int8_t* to) {
-  const bool has_vectors = from.column_stride == 1 && from.columns % kChunk == 0 &&
-                           from.row_stride % kChunk == 0 &&
-                           is_aligned<int8_t, kChunk>(static_cast<const int8_t*>(from.data));
-  const Chunks chunks = {padded_rows, padded_columns, from.column_stride != 1};
-  run(queue, PadBytes{from, static_cast<uint8_t>(flip ? 128 : 0), chunks, has_vectors, to});
+  run(queue, padding(from, flip, padded_rows, padded_columns, to));
 }
 
 void pack_weight(Queue queue, const ByteMatrix& weight, int8_t* packed) {
@@ -45,9 +44,30 @@ void sum_rows(Queue queue, const int8_t* matrix, int64_t rows, int64_t columns, 
 
 void finish_sums(Queue queue, const int32_t* sums, int64_t stride, int64_t rows, int64_t columns,
                  const SumsEpilogue& epilogue, Output type, void* out) {
+<<<<<<< HEAD
   with_type(type, [&](auto value) {
     finish<decltype(value)>(queue, sums, stride, rows, columns, epilogue, out);
   });
+=======
+  const auto run_as = [&](auto value) {
+    using Out = decltype(value);
+    run(queue, finishing(sums, stride, rows, columns, epilogue, static_cast<Out*>(out)));
+  };
+  switch (type) {
+    case Output::i32:
+      return run_as(int32_t());
+    case Output::f32:
+      return run_as(float());
+    case Output::f16:
+      return run_as(Half());
+    case Output::bf16:
+      return run_as(BFloat16());
+    case Output::i8:
+      return run_as(int8_t());
+    case Output::u8:
+      return run_as(uint8_t());
+  }
+>>>>>>> cudahost
 }
 
 }  // namespace torchquant::kernels::cuda

@@ -37,7 +37,7 @@ struct PadBytes {
   TORCHQUANT_HOST_DEVICE void operator()(int64_t item) const {
     const int64_t row = chunks.row(item), column = chunks.column(item);
     Chunk chunk = {};
-    if (row < from.rows) {
+    if (row < from.rows && column < from.columns) {
       const auto* bytes = static_cast<const uint8_t*>(from.data) + row * from.row_stride;
       has_vectors ? take_vector(bytes + column, chunk) : take_singly(bytes, column, chunk);
     }
@@ -59,6 +59,16 @@ struct PadBytes {
     }
   }
 };
+
+// The work with its vectors, as the addresses allow.
+inline PadBytes padding(const ByteMatrix& from, bool flip, int64_t padded_rows,
+                        int64_t padded_columns, int8_t* to) {
+  const bool has_vectors = from.column_stride == 1 && from.columns % kChunk == 0 &&
+                           from.row_stride % kChunk == 0 &&
+                           is_aligned<int8_t, kChunk>(static_cast<const int8_t*>(from.data));
+  const Chunks chunks = {padded_rows, padded_columns, from.column_stride != 1};
+  return {from, static_cast<uint8_t>(flip ? 128 : 0), chunks, has_vectors, to};
+}
 
 // The quad, four inputs of one output, that holds weight[row, column] and those behind it.
 TORCHQUANT_HOST_DEVICE inline int64_t quad_at(int64_t row, int64_t column, int64_t quads) {
@@ -254,6 +264,16 @@ template <class Out>
 inline bool has_aligned_rows(const void* out, int64_t columns) {
   constexpr int V = FinishSums<Out>::V;
   return columns % V == 0 && is_aligned<Out, V>(static_cast<const Out*>(out));
+}
+
+// The work with its vectors, as the addresses allow.
+template <class Out>
+FinishSums<Out> finishing(const int32_t* sums, int64_t stride, int64_t rows, int64_t columns,
+                          const SumsEpilogue& epilogue, Out* out) {
+  constexpr int V = FinishSums<Out>::V;
+  const bool has_vectors =
+      has_aligned_rows<Out>(out, columns) && stride % V == 0 && is_aligned<int32_t, V>(sums);
+  return {sums, stride, rows, columns, epilogue, out, has_vectors};
 }
 
 // Calls f(T()) with the type of the outputs.

@@ -30,9 +30,10 @@ struct Vector {
 template <class T, int V>
 constexpr int kPieceOf = sizeof(T) * V < kPieceBytes ? sizeof(T) * V : kPieceBytes;
 
-// As words, so that one instruction moves them whatever they mean.
+// As words, so that one instruction moves them whatever they mean: may_alias, since they are read
+// where values of other types lie.
 template <int kBytes>
-struct alignas(kBytes) Piece {
+struct [[gnu::may_alias]] alignas(kBytes) Piece {
   uint32_t words[kBytes / sizeof(uint32_t)];
 };
 

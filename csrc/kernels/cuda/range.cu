@@ -18,6 +18,7 @@ void run_ranges(Queue queue, const Teams& teams, const Finish& finish, const Cha
 
 // As many as keep the card busy, of at least kLeast values of a run, or as many runs.
 int64_t range_splits(Queue queue, const Channels& channels) {
+  if (channels.count == 0) return 1;
   constexpr int64_t kLeast = 16384, kThreadsOfMultiprocessor = 2048;
   const int64_t lanes = channels.inner < kShortRun ? 1 : channels.inner <= kOfAWarp ? 32 : kThreads;
   const int64_t wanted =
