@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ DEVICE = os.environ.get("TORCHQUANT_TEST_DEVICE", "cuda")
 # These read on the host: the one to refuse codes out of range, the other to search the counts.
 SYNCHRONISING = ("pack_bits", "histogram_qparams")
 NOTHING_RAISED = "nothing was raised"
-MOST_DIFFERENCES = 12  # of a test, then it stops
+RAISED = "raised "
+MOST_OF_A_KIND = 4  # of a test's differences are shown
 
 Case = tuple[str, Sample]  # an operator and its arguments
 
@@ -73,7 +75,7 @@ def described(value: Any) -> str:
 def described_case(name: str, sample: Sample) -> str:
     given = [*map(described, sample.arguments)]
     given += [f"{key}={described(value)}" for key, value in sample.keywords.items()]
-    return f"{name} {sample.name!r} ({', '.join(given)})"
+    return f"{name}{f' {sample.name!r}' if sample.name else ''} ({', '.join(given)})"
 
 
 def difference(result: Tensor, expected: Tensor) -> str:
@@ -129,23 +131,40 @@ class Differences:
     """Found in the cases of one test, which fails with all of them when it has seen them."""
 
     def __init__(self) -> None:
-        self.wrong: list[str] = []
         self.cases = 0
+        self.shown: list[str] = []
+        self.of_kind: Counter[str] = Counter()
 
-    def add(self, case: str, found: str) -> None:
-        """Counts a case, and keeps what differs in it."""
+    def add(self, case: str, found: str, kind: str = "") -> None:
+        """Counts a case; keeps what differs in the first ones of its kind."""
         self.cases += 1
-        if found:
-            self.wrong.append(f"{case}: {found}")
-        if len(self.wrong) == MOST_DIFFERENCES:
-            self.wrong.append("and no further: this is enough")
-            self.report()
+        if not found:
+            return
+        self.of_kind[kind] += 1
+        if self.of_kind[kind] <= MOST_OF_A_KIND:
+            self.shown.append(f"{case}: {found}")
+        if found.startswith(RAISED) and is_lost():
+            pytest.exit(f"{case}: {found}\nThe GPU takes no more calls of this process.", 1)
 
     def report(self) -> None:
         """Fails where something differs, or where there was no case."""
-        if self.wrong:
-            pytest.fail("\n".join(self.wrong), pytrace=False)
+        if self.shown:
+            more = self.of_kind.total() - len(self.shown)
+            last = [f"and {more} more of these kinds"] if more else []
+            text = f"{self.of_kind.total()} of {self.cases} cases differ"
+            pytest.fail("\n".join([text, *self.shown, *last]), pytrace=False)
         assert self.cases > 0
+
+
+def is_lost() -> bool:
+    """Whether an error, such as of an address, stays with the GPU until the process ends."""
+    if DEVICE != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def attempted(call: Callable[[], str]) -> str:
@@ -153,15 +172,15 @@ def attempted(call: Callable[[], str]) -> str:
     try:
         return call()
     except Exception as error:
-        return f"raised {type(error).__name__}: {str(error).splitlines()[0]}"
+        return f"{RAISED}{type(error).__name__}: {' '.join(str(error).splitlines()[:1])}"
 
 
 def case_difference(name: str, sample: Sample, *, arguments_too: bool = False) -> str:
     """How the call on the device differs from the one on the CPU, or how it failed."""
     expected = outcome(name, sample.arguments, sample.keywords)
-    arguments = [*map(moved, sample.arguments)]
 
     def compare() -> str:
+        arguments = [*map(moved, sample.arguments)]
         results = outcome(name, arguments, sample.keywords)
         found = results_difference(name, results, expected)
         return found or (arguments_difference(arguments, sample) if arguments_too else "")
@@ -184,8 +203,16 @@ def check_all(cases: Iterable[Case], *, arguments_too: bool = False) -> None:
     differences = Differences()
     for name, sample in cases:
         found = case_difference(name, sample, arguments_too=arguments_too)
-        differences.add(described_case(name, sample) if found else "", found)
+        differences.add(*described_difference(name, sample, found))
     differences.report()
+
+
+def described_difference(name: str, sample: Sample, found: str) -> tuple[str, str, str]:
+    """The arguments of Differences.add; what one operator does wrong to one dtype is of a kind."""
+    if not found:
+        return "", "", ""
+    dtype = next(a.dtype for a in sample.arguments if isinstance(a, Tensor))
+    return described_case(name, sample), found, f"{name} {dtype}"
 
 
 def message_of(call: Callable[[], Any]) -> str:
@@ -193,7 +220,7 @@ def message_of(call: Callable[[], Any]) -> str:
     try:
         call()
     except Exception as error:
-        return str(error).splitlines()[0]
+        return " ".join(str(error).splitlines()[:1])
     return NOTHING_RAISED
 
 

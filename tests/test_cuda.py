@@ -187,7 +187,7 @@ def test_refuses_with_the_repair(name: str) -> None:
         message = message_of(lambda: call(**refusal.wrong_call(DEVICE)))  # noqa: B023
         wanted = refusal.message(DEVICE)
         found = "" if message == wanted else f"{message!r}, expected {wanted!r}"
-        differences.add(f"{name} {refusal}", found)
+        differences.add(f"{name} {refusal}", found, ", ".join(refusal.wrong.change))
     differences.report()
 
 

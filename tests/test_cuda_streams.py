@@ -16,7 +16,7 @@ from on_device import (
     WITH_OUT,
     Differences,
     attempted,
-    described_case,
+    described_difference,
     moved,
     needs_gpu,
     results_difference,
@@ -95,7 +95,7 @@ def check_with_other_values(name: str, given: Sequence[Sample], call: Call) -> N
         found = attempted(
             lambda: results_difference(name, call(name, sample, others), expected)  # noqa: B023
         )
-        differences.add(described_case(name, sample), found)
+        differences.add(*described_difference(name, sample, found))
     differences.report()
 
 
@@ -203,7 +203,7 @@ def test_streams_at_once_do_not_disturb_each_other(name: str) -> None:
     expected = [outcome(name, sample.arguments, sample.keywords) for sample in given]
     for k, result in results:
         found = results_difference(name, result, expected[k])
-        differences.add(described_case(name, given[k]) if found else "", found)
+        differences.add(*described_difference(name, given[k], found))
     differences.report()
 
 
@@ -247,7 +247,7 @@ def test_no_operator_waits_for_the_gpu(name: str, no_waiting: NoWaiting) -> None
             return ""
 
         found = attempted(lambda: no_waiting(call))
-        differences.add(described_case(name, sample), found)
+        differences.add(*described_difference(name, sample, found))
     differences.report()
 
 
@@ -256,11 +256,8 @@ def test_no_out_overload_waits_for_the_gpu(name: str, no_waiting: NoWaiting) -> 
     sample = samples(name)[0]
     arguments = [*map(moved, sample.arguments)]
     like = operator(name)(*arguments, **sample.keywords)
-    for out in (
-        torch.empty_like(like),
-        torch.empty(*like.shape, 2, dtype=like.dtype, device=DEVICE),
-    ):
-        out = out if out.shape == like.shape else out[..., 1]
+    with_gaps = torch.stack([like, like], -1)[..., 1]
+    for out in (torch.empty_like(like), with_gaps):
         no_waiting(lambda: overload(f"{name}.out")(*arguments, **sample.keywords, out=out))  # noqa: B023
 
 
@@ -335,10 +332,9 @@ def check_pieces(call: Callable[[Tensor], Results], x: Tensor) -> None:
         for i, (one, other) in enumerate(pairs):
             if torch.equal(one[begin:end], other):
                 continue
-            first = (
-                begin + torch.nonzero((one[begin:end] != other).reshape(end - begin, -1).any(1))[0]
-            )
-            pytest.fail(f"result {i} differs first at {first.item()} of {len(x)}")
+            wrong = (one[begin:end] != other).reshape(end - begin, -1).any(1)
+            first = begin + int(wrong.nonzero()[0])
+            pytest.fail(f"result {i} differs first at {first} of {len(x)}")
 
 
 ONE = (torch.tensor(0.037), torch.tensor(3, dtype=I32))
