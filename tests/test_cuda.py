@@ -238,6 +238,13 @@ def test_passes_opcheck(name: str) -> None:
     torch.library.opcheck(operator(name).default, arguments, sample.keywords)
 
 
+@pytest.mark.parametrize("name", ["fake_quantize_per_tensor", "fake_quantize_per_channel"])
+def test_passes_opcheck_where_grad_is_required(name: str) -> None:
+    x, scale, *more = map(moved, samples(name)[0].arguments)
+    both = (x.requires_grad_(), scale.requires_grad_())
+    torch.library.opcheck(operator(name).default, (*both, *more))
+
+
 @EVERY_OUT
 def test_out_passes_opcheck(name: str) -> None:
     sample = samples(name)[0]
