@@ -16,6 +16,12 @@ from torch import Tensor
 import torchquant  # noqa: F401  loads torch.ops.torchquant
 
 Results = Tensor | Sequence[Tensor]
+# Every operator of tensors, and every overload, as torch.ops.torchquant names them.
+OVERLOADS = sorted(
+    schema.name.removeprefix("torchquant::") + (f".{schema.overload_name}").rstrip(".")
+    for schema in torch._C._jit_get_all_schemas()
+    if schema.name.startswith("torchquant::") and schema.arguments
+)
 
 
 def operator(name: str) -> Callable[..., Any]:
@@ -33,8 +39,8 @@ def assert_same(result: Results, expected: Results) -> None:
     assert result.dtype == expected.dtype
     assert result.shape == expected.shape
     assert result.is_contiguous()
-    if not torch.equal(_bits(result), _bits(expected)):
-        wrong = torch.nonzero(_bits(result) != _bits(expected).reshape(result.shape))
+    if not torch.equal(bits_of(result), bits_of(expected)):
+        wrong = torch.nonzero(bits_of(result) != bits_of(expected).reshape(result.shape))
         first = tuple(wrong[0].tolist())
         pytest.fail(
             f"{len(wrong)} of {result.numel()} values differ, the first at {first}: "
@@ -42,13 +48,19 @@ def assert_same(result: Results, expected: Results) -> None:
         )
 
 
-def _bits(tensor: Tensor) -> Tensor:
+def bits_of(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if not tensor.is_floating_point():
         return tensor
     integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
     same_nan = torch.full_like(tensor, torch.nan)
     return torch.where(tensor.isnan(), same_nan, tensor).contiguous().view(integers)
+
+
+def overload(name: str) -> Any:
+    """Of an operator or, as `operator.overload`, of one of its overloads."""
+    base, _, which = name.partition(".")
+    return getattr(operator(base), which or "default")
 
 
 def written_by(name: str) -> list[int]:
@@ -128,7 +140,7 @@ class OperatorTests:
         before = [argument.clone() for argument in tensors()]
         outcome_of(self.name, sample)
         for argument, copy in zip(tensors(), before, strict=True):
-            assert torch.equal(_bits(argument), _bits(copy))
+            assert torch.equal(bits_of(argument), bits_of(copy))
 
     def test_runs_in_inference_mode(self, sample: Sample) -> None:
         expected = outcome_of(self.name, sample)

@@ -14,7 +14,8 @@ F32, F64, I64 = torch.float32, torch.float64, torch.int64
 LOWEST, HUGE = -(2**63), 2**63 - 1
 # A number that is none of torch's dtypes, as TorchScript may pass it.
 NO_DTYPE = 99
-OTHER_DEVICE = {"cpu": "meta", "meta": "cpu"}
+OTHER_DEVICE = {"cpu": "meta", "meta": "cpu", "cuda": "cpu"}
+SHOWN_DEVICE = {"cpu": "cpu", "meta": "meta", "cuda": "cuda:0"}  # as a tensor's prints itself
 # As messages print them.
 NAMES = {
     torch.bool: "torch.bool",
@@ -89,8 +90,9 @@ class Refusal:
         return Refusal({**self.right, **self.wrong.change}, self.wrong).right_call(device)
 
     def message(self, device: str) -> str:
-        return self.wrong.message.replace("<device>", device).replace(
-            "<other>", OTHER_DEVICE[device]
+        other = SHOWN_DEVICE[OTHER_DEVICE[device]]
+        return self.wrong.message.replace("<device>", SHOWN_DEVICE[device]).replace(
+            "<other>", other
         )
 
     def __str__(self) -> str:

@@ -50,6 +50,19 @@ def test_what_is_saved_is_loaded(path: Path, calibration: Calibration) -> None:
     assert_same_state(Calibration.load(str(path)), calibration)
 
 
+def test_a_default_device_changes_nothing(path: Path, calibration: Calibration) -> None:
+    """Such as a GPU: the state stays on the CPU."""
+    low, high, counts = calibration.histograms["0"].occupied()
+    with torch.device("meta"):
+        loaded = Calibration.load(path)
+        loaded.save(path.with_name("again"))
+        occupied = loaded.histograms["0"].occupied()
+    assert_same_state(loaded, calibration)
+    assert path.with_name("again").read_bytes() == path.read_bytes()
+    for one, other in zip(occupied, (low, high, counts), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_equal_states_are_equal_files(path: Path, calibration: Calibration) -> None:
     Calibration.load(path).save(path.with_name("again"))
     assert path.with_name("again").read_bytes() == path.read_bytes()

@@ -353,6 +353,14 @@ def test_a_channel_observer_loads_an_unused_one() -> None:
     assert observer.min_val.shape == (0,)
 
 
+@pytest.mark.filterwarnings("ignore:.*meta parameter:UserWarning")
+@pytest.mark.parametrize("name", ALL)
+def test_loading_leaves_an_observer_on_its_device(name: str) -> None:
+    observer = ALL[name]().to("meta")
+    observer.load_state_dict(observed(ALL[name](), floats(5, 6)).state_dict())
+    assert {value.device.type for value in observer.state_dict().values()} == {"meta"}
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 @pytest.mark.parametrize("name", ALL)
 def test_copies_are_equal_and_apart(name: str, duplicate: Callable[[Any], Any]) -> None:

@@ -9,18 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from operator_tests import operator, written_by
+from operator_tests import OVERLOADS, operator, overload, written_by
 from refusals import HUGE, LOWEST, Refusal, Zeros, refusals
 from samples import samples
 
 import torchquant  # noqa: F401  loads torch.ops.torchquant
 
-# Names of the operators and of their overloads, as in torch.ops.torchquant.
-NAMES = sorted(
-    schema.name.removeprefix("torchquant::") + (f".{schema.overload_name}").rstrip(".")
-    for schema in torch._C._jit_get_all_schemas()
-    if schema.name.startswith("torchquant::") and schema.arguments
-)
+NAMES = OVERLOADS
 # These take tensors of any shape.
 ANY_SHAPE = {
     ("choose_qparams_per_tensor", "input"),
@@ -34,11 +29,6 @@ ANY_SHAPE = {
 DTYPES = {"dtype", "out_dtype", "output_dtype"}  # whose type is int, as schemas print it
 # Of a tensor of any size there may be one group.
 NO_GREATEST = {"group_size"}
-
-
-def overload(name: str) -> Any:
-    base, _, which = name.partition(".")
-    return getattr(operator(base), which or "default")
 
 
 def arguments_of(name: str) -> dict[str, str]:

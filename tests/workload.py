@@ -5,6 +5,7 @@ test_kernels.py runs it in processes of their own, because a process chooses its
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -33,6 +34,12 @@ import torchquant
 
 def large_samples(operator: str) -> list[Sample]:
     """Work for several threads, with NaN, Inf, denormals and every size of value in it."""
+    calls = _large_calls()[operator]
+    return [Sample(f"large-{i}", arguments) for i, arguments in enumerate(calls)]
+
+
+@functools.cache
+def _large_calls() -> dict[str, list[tuple[Any, ...]]]:
     x = floats(301, 603) * torch.logspace(-40, 30, 603)
     y = x.clone()
     y[7, 9], y[100, 600], y[299, 0] = torch.nan, torch.inf, -torch.inf
@@ -52,7 +59,7 @@ def large_samples(operator: str) -> list[Sample]:
     of_runs, runs = floats(3, 47, 1900), (scales(47), zero_points(47, low=-5, high=5))
     few = (scales(21), zero_points(21, low=-5, high=5))
     ties = (torch.arange(-300, 300) + 0.5, torch.tensor(1.0), torch.tensor(3, dtype=torch.int32))
-    calls: dict[str, list[tuple[Any, ...]]] = {
+    return {
         "choose_qparams_per_tensor": [(v, 0, 255, False) for v in (x, y, x.to(BF16))],
         "choose_qparams_per_channel": [(y, axis, -128, 127, False) for axis in (0, 1)],
         "choose_qparams_per_group": [(y, size, -8, 7, True) for size in (5, 32, 1000)],
@@ -134,7 +141,6 @@ def large_samples(operator: str) -> list[Sample]:
         + [(bytes_(131, 517, dtype=dtype), *one, *linear, bias) for dtype in (torch.int8, U8)]
         + [(x, *one, *flat) for x in (floats(10, 7000), bytes_(10, 7000))],
     }
-    return [Sample(f"large-{i}", arguments) for i, arguments in enumerate(calls[operator])]
 
 
 def digest(operator: str) -> str:

@@ -30,15 +30,16 @@ def check_method(method: str, percentile: float) -> None:
 
 
 def merge_state(counts: Tensor, range: Tensor, others: Tensor, other_range: Tensor) -> None:
-    """Adds one state to another, in place."""
-    counts += others
+    """Adds one state to another, in place, from whatever device."""
+    other_range = other_range.to(range.device)
+    counts += others.to(counts.device)
     range[0] = torch.minimum(range[0], other_range[0])
     range[1] = torch.maximum(range[1], other_range[1])
 
 
 def bin_ends() -> tuple[Tensor, Tensor]:
-    """The least and the greatest float32 of each bin, ``[32768]``."""
-    first = torch.arange(NUM_BINS, dtype=torch.int64) << _SHIFT
+    """The least and the greatest float32 of each bin, ``[32768]``, on the CPU."""
+    first = torch.arange(NUM_BINS, dtype=torch.int64, device="cpu") << _SHIFT
     near_zero, far_from_zero = _floats(first), _floats(first | ((1 << _SHIFT) - 1))
     return torch.minimum(near_zero, far_from_zero), torch.maximum(near_zero, far_from_zero)
 
@@ -102,9 +103,8 @@ class Histogram:
         Ascending, and the outermost ends trimmed to the range.
         """
         low, high = bin_ends()
-        index = torch.cat(
-            (torch.arange(_NEGATIVE + _FINITE - 1, _NEGATIVE - 1, -1), torch.arange(_FINITE))
-        )
+        finite = torch.arange(_FINITE, device="cpu")
+        index = torch.cat((finite.flip(0) + _NEGATIVE, finite))
         index = index[self.counts[index] > 0]
         least, greatest = self.range
         return (

@@ -229,10 +229,11 @@ class PerChannelMinMaxObserver(FixedDtypes):
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN002
-        """Takes the number of channels from the state."""
+        """Takes the number of channels from the state, but not its device."""
         for name in ("min_val", "max_val"):
             if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+                state, device = state_dict[prefix + name], getattr(self, name).device
+                setattr(self, name, torch.empty_like(state, device=device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
