@@ -12,9 +12,10 @@ class ChannelWalk {
  public:
   TORCHQUANT_HOST_DEVICE ChannelWalk(const Channels& channels, int64_t index) {
     if (channels.count == 1) return;
-    const int64_t row = index / channels.row, column = index - row * channels.row;
-    const int64_t run = column / channels.inner;
-    channel_ = (row * channels.runs_of_row + run) % channels.count;
+    const int64_t row = channels.row.divide(index), column = index - row * channels.row;
+    const int64_t run = channels.runs_of_row == 1 ? 0 : channels.inner.divide(column);
+    const int64_t all = row * channels.runs_of_row + run;
+    channel_ = all - channels.count.divide(all) * channels.count;
     row_left_ = channels.row - column;
     left_ = smaller(channels.inner - (column - run * channels.inner), row_left_);
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../kernels.h"
+#include "divider.h"
 
 // As cuda_runtime_api.h declares them, so that tests need no CUDA to include this.
 struct CUstream_st;
@@ -30,9 +31,9 @@ struct Elements {
 // `count` runs in all.
 struct Channels {
   int64_t outer;
-  int64_t count;
-  int64_t inner;
-  int64_t row;
+  Divider count;
+  Divider inner;
+  Divider row;
   int64_t runs_of_row;
 };
 

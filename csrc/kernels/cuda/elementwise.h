@@ -114,8 +114,9 @@ struct GradientAndInput {
 
 template <class Op, class Inputs, class Out, class Params>
 struct Elementwise {
-  // Together they fill 16 bytes of the narrower side.
-  static constexpr int kWidth = sizeof(Out) < Inputs::kBytes ? sizeof(Out) : Inputs::kBytes;
+  // Together they fill 16 bytes of the wider side, so that neighbouring threads move what lies side
+  // by side with one instruction each.
+  static constexpr int kWidth = sizeof(Out) > Inputs::kBytes ? sizeof(Out) : Inputs::kBytes;
   static constexpr int V = kPieceBytes / kWidth;
 
   Op op;
@@ -151,20 +152,44 @@ struct Elementwise {
 
   TORCHQUANT_HOST_DEVICE void cover_vector(int64_t begin) const {
     const auto values = inputs.template several<V>(begin);
+    const ChannelWalk walk(channels, begin);
+    store_vector<Out, V>(out + begin, walk.left() >= V      ? within_run(values, walk.channel())
+                                      : channels.inner == 1 ? across_columns(values, walk.channel())
+                                                            : across_runs(values, walk));
+  }
+
+  template <class Several>
+  TORCHQUANT_HOST_DEVICE Vector<Out, V> within_run(const Several& values, int64_t channel) const {
     Vector<Out, V> results;
-    ChannelWalk walk(channels, begin);
-    ValueParams p = params[walk.channel()];
-    if (walk.left() >= V) {
-      TORCHQUANT_UNROLL
-      for (int i = 0; i < V; ++i) results.values[i] = op(values[i], p);
-    } else {
-      TORCHQUANT_UNROLL
-      for (int i = 0; i < V; ++i) {
-        results.values[i] = op(values[i], p);
-        if (walk.next(channels)) p = params[walk.channel()];
-      }
+    const ValueParams p = params[channel];
+    TORCHQUANT_UNROLL
+    for (int i = 0; i < V; ++i) results.values[i] = op(values[i], p);
+    return results;
+  }
+
+  // A channel for each value.
+  template <class Several>
+  TORCHQUANT_HOST_DEVICE Vector<Out, V> across_columns(const Several& values,
+                                                       int64_t channel) const {
+    Vector<Out, V> results;
+    TORCHQUANT_UNROLL
+    for (int i = 0; i < V; ++i) {
+      results.values[i] = op(values[i], params[channel]);
+      channel = channel + 1 == channels.count ? 0 : channel + 1;
     }
-    store_vector<Out, V>(out + begin, results);
+    return results;
+  }
+
+  template <class Several>
+  TORCHQUANT_HOST_DEVICE Vector<Out, V> across_runs(const Several& values, ChannelWalk walk) const {
+    Vector<Out, V> results;
+    ValueParams p = params[walk.channel()];
+    TORCHQUANT_UNROLL
+    for (int i = 0; i < V; ++i) {
+      results.values[i] = op(values[i], p);
+      if (walk.next(channels)) p = params[walk.channel()];
+    }
+    return results;
   }
 };
 

@@ -30,27 +30,38 @@ void run(Queue queue, const Work& work) {
   run_items<<<grid_of(queue, divide_up(items, kThreads)), kThreads, 0, queue.stream>>>(work);
 }
 
+// The value of the team's first lane, for all lanes of a part of a warp.
+template <int kLanes, class Value>
+__device__ Value from_first(Value value) {
+  constexpr int kWords = sizeof(Value) / sizeof(unsigned);
+  unsigned words[kWords];
+  memcpy(words, &value, sizeof(Value));
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) words[i] = __shfl_sync(0xffffffff, words[i], 0, kLanes);
+  memcpy(&value, words, sizeof(Value));
+  return value;
+}
+
 // The value of all lanes of a team, which every one of them gets.
 template <int kLanes, class Teams>
 __device__ typename Teams::Value bring_together(typename Teams::Value value) {
   using Value = typename Teams::Value;
-  constexpr int kTeams = kThreads / kLanes;
-  __shared__ Value values[kTeams];
-  const int team = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   if constexpr (kLanes == kThreads) {
     using Reduce = cub::BlockReduce<Value, kThreads>;
     __shared__ typename Reduce::TempStorage storage;
+    __shared__ Value all;
     value = Reduce(storage).Reduce(value, typename Teams::Merge());
+    if (threadIdx.x == 0) all = value;
+    __syncthreads();
+    value = all;
+    __syncthreads();  // what is shared may be written again
+    return value;
   } else {
     using Reduce = cub::WarpReduce<Value, kLanes>;
-    __shared__ typename Reduce::TempStorage storage[kTeams];
-    value = Reduce(storage[team]).Reduce(value, typename Teams::Merge());
+    __shared__ typename Reduce::TempStorage storage[kThreads / kLanes];
+    value = Reduce(storage[threadIdx.x / kLanes]).Reduce(value, typename Teams::Merge());
+    return from_first<kLanes>(value);
   }
-  if (lane == 0) values[team] = value;
-  __syncthreads();
-  value = values[team];
-  __syncthreads();  // what is shared may be written again
-  return value;
 }
 
 template <int kLanes, class Teams, class Finish>
@@ -74,12 +85,14 @@ void run_with_lanes(Queue queue, const Teams& teams, const Finish& finish) {
   run_teams<kLanes><<<grid, kThreads, 0, queue.stream>>>(teams, finish);
 }
 
-constexpr int64_t kOfAWarp = 1024;  // values that are too few for a block
+// Threads that suit values which lie `n` at a time: part of a warp, a warp, or a block.
+inline int lanes_for(int64_t n) { return n <= 256 ? 8 : n <= 2048 ? 32 : kThreads; }
 
-// With teams that suit values which lie `n` at a time.
 template <class Teams, class Finish>
 void run(Queue queue, const Teams& teams, const Finish& finish, int64_t n) {
-  if (n <= kOfAWarp) return run_with_lanes<32>(queue, teams, finish);
+  const int lanes = lanes_for(n);
+  if (lanes == 8) return run_with_lanes<8>(queue, teams, finish);
+  if (lanes == 32) return run_with_lanes<32>(queue, teams, finish);
   run_with_lanes<kThreads>(queue, teams, finish);
 }
 

@@ -88,6 +88,7 @@ TORCHQUANT_HOST_DEVICE inline uint32_t word_of(const T* values) {
   return word;
 }
 
+// To the card's memory; not to what a block shares.
 template <class T, int V>
 TORCHQUANT_HOST_DEVICE inline void store_vector(T* to, const Vector<T, V>& vector) {
   constexpr int kBytes = kPieceOf<T, V>, kWord = sizeof(uint32_t) / sizeof(T);
@@ -130,10 +131,20 @@ TORCHQUANT_HOST_DEVICE inline void for_each_value(const T* x, int64_t n, Share s
   const int64_t head = head_of<T, V>(x, n);
   const int64_t vectors = (n - head) / V;
   for (int64_t i = share.first; i < head; i += share.step) visit(x[i]);
-  for (int64_t i = share.first; i < vectors; i += share.step) {
-    const Vector<T, V> vector = load_vector<T, V>(x + head + i * V);
+  constexpr int kAtOnce = 4;  // loads under way
+  for (int64_t i = share.first; i < vectors; i += kAtOnce * share.step) {
+    Vector<T, V> several[kAtOnce];
     TORCHQUANT_UNROLL
-    for (int j = 0; j < V; ++j) visit(vector.values[j]);
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int64_t at = i + u * share.step;
+      if (at < vectors) several[u] = load_vector<T, V>(x + head + at * V);
+    }
+    TORCHQUANT_UNROLL
+    for (int u = 0; u < kAtOnce; ++u) {
+      if (i + u * share.step >= vectors) break;
+      TORCHQUANT_UNROLL
+      for (int j = 0; j < V; ++j) visit(several[u].values[j]);
+    }
   }
   for (int64_t i = head + vectors * V + share.first; i < n; i += share.step) visit(x[i]);
 }

@@ -116,8 +116,10 @@ struct WarpSums {
       for (int p = 0; p < Shape::kPanels; ++p) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
+          const auto of_lane = sums_of_lane(sums[r][p][0], sums[r][p][1], half);
+          const auto& four = of_lane.values;
           const int place = sums_place<Shape>(first_row_tile + r, first_panel + p, half, lane);
-          store_vector(block + place, sums_of_lane(sums[r][p][0], sums[r][p][1], half));
+          *reinterpret_cast<int4*>(block + place) = make_int4(four[0], four[1], four[2], four[3]);
         }
       }
     }

@@ -20,7 +20,7 @@ void run_ranges(Queue queue, const Teams& teams, const Finish& finish, const Cha
 int64_t range_splits(Queue queue, const Channels& channels) {
   if (channels.count == 0) return 1;
   constexpr int64_t kLeast = 16384, kThreadsOfMultiprocessor = 2048;
-  const int64_t lanes = channels.inner < kShortRun ? 1 : channels.inner <= kOfAWarp ? 32 : kThreads;
+  const int64_t lanes = channels.inner < kShortRun ? 1 : lanes_for(channels.inner);
   const int64_t wanted =
       divide_up(queue.multiprocessors * kThreadsOfMultiprocessor, lanes * channels.count);
   const int64_t size = channels.outer * channels.inner;

@@ -71,9 +71,27 @@ struct PartsOfChannels : RangeTeams {
                                        SeeRange& seen) const {
     const int64_t size = divide_up(channels.outer, splits);
     const int64_t end = smaller(channels.outer, (part + 1) * size);
-    for (int64_t i = part * size; i < end; ++i) {
-      const T* run = x + (i * channels.count + channel) * channels.inner;
+    const int64_t step = channels.count * channels.inner;
+    const T* run = x + part * size * step + channel * channels.inner;
+    if (lane.step == 1) return see_short_runs(run, end - part * size, step, seen);
+    for (int64_t i = part * size; i < end; ++i, run += step) {
       for_each_value(run, channels.inner, lane, seen);
+    }
+  }
+
+  // A thread's own: four of them at once, for loads to be under way.
+  TORCHQUANT_HOST_DEVICE void see_short_runs(const T* run, int64_t count, int64_t step,
+                                             SeeRange& seen) const {
+    constexpr int kAtOnce = 4;
+    for (int64_t i = 0; i < count; i += kAtOnce, run += kAtOnce * step) {
+      const int64_t some = smaller(kAtOnce, count - i);
+      for (int64_t j = 0; j < channels.inner; ++j) {
+        T values[kAtOnce];
+        TORCHQUANT_UNROLL
+        for (int u = 0; u < kAtOnce; ++u) values[u] = run[(u < some ? u : 0) * step + j];
+        TORCHQUANT_UNROLL
+        for (int u = 0; u < kAtOnce; ++u) seen(values[u]);
+      }
     }
   }
 };
@@ -140,8 +158,10 @@ struct KeepQParams {
   int32_t* zero_point;
 
   TORCHQUANT_HOST_DEVICE void operator()(int64_t team, Share lane, const Range& range) const {
-    if (lane.first != 0) return;
-    const QParams chosen = choose(codes, range);
+    if (lane.first == 0) keep(team, choose(codes, range));
+  }
+
+  TORCHQUANT_HOST_DEVICE void keep(int64_t team, QParams chosen) const {
     scale[team] = chosen.scale;
     zero_point[team] = chosen.zero_point;
   }
@@ -154,12 +174,12 @@ struct QuantizeGroup {
   Code* q;
   int64_t q_stride;
   int32_t shift;
-  KeepQParams keep;
+  KeepQParams qparams;
 
   TORCHQUANT_HOST_DEVICE void operator()(int64_t team, Share lane, const Range& range) const {
-    keep(team, lane, range);
-    const ChosenCodes& codes = keep.codes;
+    const ChosenCodes& codes = qparams.codes;
     const QParams chosen = choose(codes, range);
+    if (lane.first == 0) qparams.keep(team, chosen);
     const auto at = groups.place(team);
     const Channels only = {1, 1, at.size, at.size, 1};
     const auto quantize = elementwise(Quantize<T, Code>{codes.quant_min, codes.quant_max, shift},

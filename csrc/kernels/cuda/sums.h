@@ -26,7 +26,8 @@ TORCHQUANT_HOST_DEVICE inline void add(ErrorSums& sum, const ErrorSums& term) {
   sum.signal += term.signal;
 }
 
-// The terms of one lane of one block. Terms::at(channel, j) is that of element j of the channel.
+// The terms of one lane of one block. Terms::load(channel, j) reads element j of the channel, and
+// Terms::term(channel, j, loaded) is what it adds.
 template <class Terms>
 struct SumLanes {
   using Sum = typename Terms::Sum;
@@ -51,8 +52,26 @@ struct SumLanes {
     const int64_t begin = block * kSumBlock;
     const int64_t end = smaller(grid.channel_size, begin + kSumBlock);
     Sum sum = {};
-    for (int64_t j = begin + lane; j < end; j += kSumLanes) add(sum, terms.at(channel, j));
+    for (int64_t j = begin + lane; j < end; j += kAtOnce * kSumLanes)
+      add_some(channel, j, end, sum);
     lanes[(block * kSumLanes + lane) * grid.channels + channel] = sum;
+  }
+
+ private:
+  static constexpr int kAtOnce = 8;  // loads under way
+
+  TORCHQUANT_HOST_DEVICE void add_some(int64_t channel, int64_t j, int64_t end, Sum& sum) const {
+    typename Terms::Loaded loaded[kAtOnce];
+    TORCHQUANT_UNROLL
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int64_t at = j + u * kSumLanes;
+      if (at < end) loaded[u] = terms.load(channel, at);
+    }
+    TORCHQUANT_UNROLL
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int64_t at = j + u * kSumLanes;
+      if (at < end) add(sum, terms.term(channel, at, loaded[u]));
+    }
   }
 };
 
@@ -85,10 +104,12 @@ struct SumChannel {
 
   TORCHQUANT_HOST_DEVICE void operator()(int64_t channel) const {
     Sum sum = {};
-    for (int64_t block = 0; block < grid.blocks; ++block) {
-      add(sum, blocks[block * grid.channels + channel]);
-    }
+    for (int64_t block = 0; block < grid.blocks; ++block) add(sum, get(channel, block));
     finish(channel, sum);
+  }
+
+  TORCHQUANT_HOST_DEVICE Sum get(int64_t channel, int64_t block) const {
+    return blocks[block * grid.channels + channel];
   }
 };
 
@@ -104,9 +125,17 @@ struct ErrorTerms {
   const T* original;
   const U* approximation;
 
-  TORCHQUANT_HOST_DEVICE ErrorSums at(int64_t, int64_t j) const {
-    const double value = to_double(original[j]);
-    const double error = value - to_double(approximation[j]);
+  struct Loaded {
+    T original;
+    U approximation;
+  };
+  TORCHQUANT_HOST_DEVICE Loaded load(int64_t, int64_t j) const {
+    return {original[j], approximation[j]};
+  }
+
+  TORCHQUANT_HOST_DEVICE ErrorSums term(int64_t, int64_t, const Loaded& loaded) const {
+    const double value = to_double(loaded.original);
+    const double error = value - to_double(loaded.approximation);
     return {fabs(error), fabs(error), error * error, value * value};
   }
 };
@@ -137,13 +166,18 @@ struct SlopeTerms {
   int32_t quant_min;
   int32_t quant_max;
 
-  TORCHQUANT_HOST_DEVICE double at(int64_t channel, int64_t j) const {
+  using Loaded = GradientAt<T>;
+  TORCHQUANT_HOST_DEVICE Loaded load(int64_t channel, int64_t j) const {
     const int64_t i = index(channel, j);
+    return {output[i], x[i]};
+  }
+
+  TORCHQUANT_HOST_DEVICE double term(int64_t channel, int64_t j, const Loaded& at) const {
     const ValueParams p = params[channel];
-    const float gradient = to_float(output[i]);
+    const float gradient = to_float(at.gradient);
     const FakeQuantizeSlope slope =
-        fake_quantize_slope(to_float(x[i]), p.inv_scale, p.zero_point, quant_min, quant_max);
-    input[i] = from_float<T>(slope.inside ? gradient : 0.0f);
+        fake_quantize_slope(to_float(at.x), p.inv_scale, p.zero_point, quant_min, quant_max);
+    input[index(channel, j)] = from_float<T>(slope.inside ? gradient : 0.0f);
     return static_cast<double>(gradient) * slope.slope;
   }
 
@@ -151,7 +185,7 @@ struct SlopeTerms {
   // Of element j of the channel: its runs lie `count` runs apart.
   TORCHQUANT_HOST_DEVICE int64_t index(int64_t channel, int64_t j) const {
     if (channels.count == 1) return j;
-    const int64_t run = j / channels.inner;
+    const int64_t run = channels.inner.divide(j);
     return (run * channels.count + channel) * channels.inner + (j - run * channels.inner);
   }
 };
