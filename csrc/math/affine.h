@@ -69,6 +69,21 @@ TORCHQUANT_HOST_DEVICE static inline int32_t quantize_value(float x, float inv_s
   return clamp_int(static_cast<int64_t>(rintf(v)) + zero_point, quant_min, quant_max);
 }
 
+// For zero points up to this magnitude the bounds of quantize_value are exact floats, and
+// everything behind it fits int32 and float32: the same results for less.
+static constexpr int32_t kNarrowZeroPoint = 1 << 23;
+
+TORCHQUANT_HOST_DEVICE static inline bool is_narrow(int32_t zero_point) {
+  return -kNarrowZeroPoint <= zero_point && zero_point <= kNarrowZeroPoint;
+}
+
+// quantize_value before it is rounded, less the zero point, for a narrow one: `low` and `high` are
+// quant_min - zero_point and quant_max - zero_point. fmaxf takes `low` where the other is NaN.
+TORCHQUANT_HOST_DEVICE static inline float clamp_narrow(float x, float inv_scale, float low,
+                                                        float high) {
+  return fminf(fmaxf(x * inv_scale, low), high);
+}
+
 // x = (q - zero_point) * scale: the difference is exact, its conversion and the product round.
 TORCHQUANT_HOST_DEVICE static inline float dequantize_value(int32_t q, int32_t zero_point,
                                                             float scale) {

@@ -11,20 +11,30 @@
 namespace torchquant::ops {
 namespace {
 
-// What TORCHQUANT_CUDA_PRODUCT asks for: "tiles", our own product, or "int_mm".
-bool may_use_tiles() {
-  static const bool tiles = [] {
+enum class Product { fastest, tiles, int_mm };
+
+// What TORCHQUANT_CUDA_PRODUCT asks for.
+Product asked_for() {
+  static const Product product = [] {
     const char* name = std::getenv("TORCHQUANT_CUDA_PRODUCT");
-    const std::string_view asked = name == nullptr ? "tiles" : name;
-    TORCH_CHECK(asked == "tiles" || asked == "int_mm",
+    const std::string_view asked = name == nullptr ? "" : name;
+    TORCH_CHECK(asked.empty() || asked == "tiles" || asked == "int_mm",
                 "TORCHQUANT_CUDA_PRODUCT must be \"tiles\" or \"int_mm\", but is \"", asked,
                 "\": unset it for the faster of the two");
-    return asked == "tiles";
+    return asked.empty() ? Product::fastest : asked == "tiles" ? Product::tiles : Product::int_mm;
   }();
-  return tiles;
+  return product;
 }
 
-bool uses_tiles(cuda::Queue queue) { return queue.capability >= 80 && may_use_tiles(); }
+// From this many rows on, what cuBLAS gains by the instructions of Hopper is more than what it
+// takes to unpack the weight and to write the sums and read them again.
+constexpr int64_t kManyRows = 1024;
+
+bool uses_tiles(cuda::Queue queue, int64_t rows) {
+  const Product asked = asked_for();
+  if (queue.capability < 80 || asked == Product::int_mm) return false;
+  return asked == Product::tiles || queue.capability < 90 || rows < kManyRows;
+}
 
 bool is_operand(const at::Tensor& matrix, int64_t rows, int64_t columns) {
   const auto address = reinterpret_cast<uintptr_t>(matrix.const_data_ptr());
@@ -60,7 +70,7 @@ void multiply_unpacked(cuda::Queue queue, const at::Tensor& activations,
 }  // namespace
 
 int64_t activation_rows(cuda::Queue queue, int64_t rows) {
-  return uses_tiles(queue) ? rows : padded_rows(rows);
+  return uses_tiles(queue, rows) ? rows : padded_rows(rows);
 }
 
 at::Tensor operand(cuda::Queue queue, const at::Tensor& matrix, int64_t rows) {
@@ -94,7 +104,8 @@ at::Tensor row_sums(cuda::Queue queue, const at::Tensor& operand) {
 void multiply_packed(cuda::Queue queue, const at::Tensor& activations,
                      const at::Tensor& packed_weight, int64_t in_features,
                      const cuda::SumsEpilogue& epilogue, const at::Tensor& out) {
-  const auto multiply = uses_tiles(queue) ? multiply_tiles : multiply_unpacked;
+  const int64_t rows = out.numel() / out.size(-1);
+  const auto multiply = uses_tiles(queue, rows) ? multiply_tiles : multiply_unpacked;
   multiply(queue, activations, packed_weight, in_features, epilogue, out);
 }
 

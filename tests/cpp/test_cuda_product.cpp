@@ -89,13 +89,16 @@ std::vector<char> load_stage(const ProductOperands& operands, int64_t first_row,
                              int64_t first_panel, int64_t tile) {
   std::vector<char> stage(Shape::kStageBytes, 77);
   std::vector<int> rows(Shape::kActivationBytes), panels(Shape::kBlockPanels * kPanelTile);
-  for (int i = 0; i < Shape::kRows * kDepthChunks; ++i) {
-    carry_out(activation_transfer(operands, first_row, tile * kDepth, i), operands.activations,
-              stage.data(), rows);
-  }
-  for (int i = 0; i < Shape::kBlockPanels * kPanelTile / kChunk; ++i) {
-    carry_out(weight_transfer(operands, first_panel, tile * kDepthQuads, i), operands.weight,
-              stage.data() + Shape::kActivationBytes, panels);
+  for (int thread = 0; thread < Shape::kThreads; ++thread) {
+    const ActivationChunks<Shape> activations(operands, first_row, thread);
+    for (int i = 0; i < activations.kCount; ++i) {
+      carry_out(activations(i, tile * kDepth), operands.activations, stage.data(), rows);
+    }
+    const WeightChunks<Shape> weights(operands, first_panel, thread);
+    for (int i = 0; i < weights.kCount; ++i) {
+      carry_out(weights(i, tile * kDepthQuads), operands.weight,
+                stage.data() + Shape::kActivationBytes, panels);
+    }
   }
   for (const int count : rows) EXPECT_EQ(count, 1);
   for (const int count : panels) EXPECT_EQ(count, 1);
@@ -218,7 +221,8 @@ void expect_product(const Problem& problem) {
 
 template <class Shape>
 class CudaProduct : public testing::Test {};
-using Shapes = testing::Types<SmallTiles, MiddleTiles, LargeTiles>;
+using Shapes =
+    testing::Types<SmallTiles, MiddleTiles, LargeTiles, TileShape<4, 2, 2, 4, 3>>;
 TYPED_TEST_SUITE(CudaProduct, Shapes);
 
 TYPED_TEST(CudaProduct, IsExactForOddSizes) {

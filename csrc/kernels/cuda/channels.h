@@ -39,32 +39,54 @@ class ChannelWalk {
   int64_t row_left_ = INT64_MAX;
 };
 
-// What an element is quantized with.
-struct ValueParams {
-  float scale;
-  float inv_scale;
-  int32_t zero_point;
-};
+// Parameters of channels that follow each other.
+template <int V>
+struct SeveralParams {
+  Vector<float, V> scale;
+  Vector<int32_t, V> zero_point;
 
-TORCHQUANT_HOST_DEVICE inline ValueParams value_params(float scale, int32_t zero_point) {
-  return {scale, 1.0f / scale, zero_point};
-}
+  TORCHQUANT_HOST_DEVICE QParams operator[](int i) const {
+    return {scale.values[i], zero_point.values[i]};
+  }
+};
 
 // The parameters of every channel, in memory.
 struct ParamsOfChannels {
   const float* scale;
   const int32_t* zero_point;
 
-  TORCHQUANT_HOST_DEVICE ValueParams operator[](int64_t channel) const {
-    return value_params(scale[channel], zero_point[channel]);
+  TORCHQUANT_HOST_DEVICE QParams operator[](int64_t channel) const {
+    return {scale[channel], zero_point[channel]};
+  }
+
+  // Of V channels from this one on.
+  template <int V>
+  TORCHQUANT_HOST_DEVICE SeveralParams<V> several(int64_t channel) const {
+    const float* scales = scale + channel;
+    const int32_t* zero_points = zero_point + channel;
+    if (is_aligned<float, V>(scales) && is_aligned<int32_t, V>(zero_points)) {
+      return {load_vector<float, V>(scales), load_vector<int32_t, V>(zero_points)};
+    }
+    SeveralParams<V> each;
+    TORCHQUANT_UNROLL
+    for (int i = 0; i < V; ++i) {
+      each.scale.values[i] = scales[i];
+      each.zero_point.values[i] = zero_points[i];
+    }
+    return each;
   }
 };
 
 // Those of the only channel, at hand.
 struct OnlyParams {
-  ValueParams params;
+  QParams params;
 
-  TORCHQUANT_HOST_DEVICE ValueParams operator[](int64_t) const { return params; }
+  TORCHQUANT_HOST_DEVICE QParams operator[](int64_t) const { return params; }
+
+  template <int V>
+  TORCHQUANT_HOST_DEVICE SeveralParams<V> several(int64_t) const {
+    return {};  // there are none
+  }
 };
 
 }  // namespace

@@ -117,10 +117,15 @@ struct Share {
   int64_t step;
 };
 
+// Of work that knows how to do a share itself, or says what an item is.
 template <class Work>
 TORCHQUANT_HOST_DEVICE inline void do_share(const Work& work, Share share) {
-  const int64_t items = work.items();
-  for (int64_t i = share.first; i < items; i += share.step) work(i);
+  if constexpr (requires { work.run(share); }) {
+    work.run(share);
+  } else {
+    const int64_t items = work.items();
+    for (int64_t i = share.first; i < items; i += share.step) work(i);
+  }
 }
 
 // Calls visit(x[i]) for this share of n values that follow each other.

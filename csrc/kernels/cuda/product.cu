@@ -48,8 +48,7 @@ __device__ inline ActivationFragment load_activations(const char* address) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a.quads[0]), "=r"(a.quads[1]), "=r"(a.quads[2]), "=r"(a.quads[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(address)))
-               : "memory");
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(address))));
 #endif
   return a;
 }
@@ -57,54 +56,83 @@ __device__ inline ActivationFragment load_activations(const char* address) {
 __device__ inline void multiply(int32_t (&sums)[4], const ActivationFragment& a, uint32_t low,
                                 uint32_t high) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
       : "r"(a.quads[0]), "r"(a.quads[1]), "r"(a.quads[2]), "r"(a.quads[3]), "r"(low), "r"(high));
 #endif
 }
 
+// Brings the tiles of a block, thread by thread.
 template <class Shape>
-__device__ void load_tile(const ProductOperands& operands, int64_t first_row, int64_t first_panel,
-                          int64_t tile, char* stage) {
-  for (int i = threadIdx.x; i < Shape::kRows * kDepthChunks; i += Shape::kThreads) {
-    const Transfer transfer = activation_transfer(operands, first_row, tile * kDepth, i);
-    copy_chunk(stage + transfer.to, operands.activations, transfer);
+struct TileLoader {
+  ProductOperands operands;
+  ActivationChunks<Shape> activations;
+  WeightChunks<Shape> weights;
+
+  __device__ void load(int64_t tile, char* stage) const {
+#pragma unroll
+    for (int i = 0; i < ActivationChunks<Shape>::kCount; ++i) {
+      const Transfer transfer = activations(i, tile * kDepth);
+      copy_chunk(stage + transfer.to, operands.activations, transfer);
+    }
+    char* panels = stage + Shape::kActivationBytes;
+#pragma unroll
+    for (int i = 0; i < WeightChunks<Shape>::kCount; ++i) {
+      const Transfer transfer = weights(i, tile * kDepthQuads);
+      copy_chunk(panels + transfer.to, operands.weight, transfer);
+    }
   }
-  char* panels = stage + Shape::kActivationBytes;
-  for (int i = threadIdx.x; i < Shape::kBlockPanels * kPanelTile / kChunk; i += Shape::kThreads) {
-    const Transfer transfer = weight_transfer(operands, first_panel, tile * kDepthQuads, i);
-    copy_chunk(panels + transfer.to, operands.weight, transfer);
-  }
-}
+};
 
 // The sums of a warp: row tiles by panels, of each panel the even outputs and the odd ones.
 template <class Shape>
 struct WarpSums {
   int32_t sums[Shape::kRowTiles][Shape::kPanels][2][4] = {};
 
+  // What the lanes hold of one step.
+  struct Fragments {
+    ActivationFragment activations[Shape::kRowTiles];
+    uint2 low[Shape::kPanels];
+    uint2 high[Shape::kPanels];
+  };
+
+  // A step is read while the one before it is multiplied.
   __device__ void add_tile(const char* stage, int first_row_tile, int first_panel, int lane) {
-    const char* panels = stage + Shape::kActivationBytes;
+    Fragments fragments[2];
+    read(stage, first_row_tile, first_panel, 0, lane, fragments[0]);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      ActivationFragment a[Shape::kRowTiles];
+      if (step + 1 < kSteps) {
+        read(stage, first_row_tile, first_panel, step + 1, lane, fragments[(step + 1) % 2]);
+      }
+      add(fragments[step % 2]);
+    }
+  }
+
+  __device__ static void read(const char* stage, int first_row_tile, int first_panel, int step,
+                              int lane, Fragments& to) {
+    const char* panels = stage + Shape::kActivationBytes;
+#pragma unroll
+    for (int r = 0; r < Shape::kRowTiles; ++r) {
+      to.activations[r] =
+          load_activations(stage + activation_address(first_row_tile + r, step, lane));
+    }
+#pragma unroll
+    for (int p = 0; p < Shape::kPanels; ++p) {
+      const char* panel = panels + weight_address(first_panel + p, step, 0, lane);
+      to.low[p] = *reinterpret_cast<const uint2*>(panel);
+      to.high[p] = *reinterpret_cast<const uint2*>(panel + 4 * kPanelRow);
+    }
+  }
+
+  __device__ void add(const Fragments& f) {
+#pragma unroll
+    for (int p = 0; p < Shape::kPanels; ++p) {
 #pragma unroll
       for (int r = 0; r < Shape::kRowTiles; ++r) {
-        a[r] = load_activations(stage + activation_address(first_row_tile + r, step, lane));
-      }
-#pragma unroll
-      for (int p = 0; p < Shape::kPanels; ++p) {
-        const int panel = first_panel + p;
-        const auto low =
-            *reinterpret_cast<const uint2*>(panels + weight_address(panel, step, 0, lane));
-        const auto high =
-            *reinterpret_cast<const uint2*>(panels + weight_address(panel, step, 1, lane));
-#pragma unroll
-        for (int r = 0; r < Shape::kRowTiles; ++r) {
-          multiply(sums[r][p][0], a[r], low.x, high.x);
-          multiply(sums[r][p][1], a[r], low.y, high.y);
-        }
+        multiply(sums[r][p][0], f.activations[r], f.low[p].x, f.high[p].x);
+        multiply(sums[r][p][1], f.activations[r], f.low[p].y, f.high[p].y);
       }
     }
   }
@@ -185,21 +213,22 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const int64_t first_row = blockIdx.x % row_blocks * Shape::kRows;
   const int64_t first_panel = blockIdx.x / row_blocks * Shape::kBlockPanels;
   const int64_t first = blockIdx.y * tiles_of_split;
-  const int64_t count = smaller(tiles_of_split, divide_up(operands.quads, kDepthQuads) - first);
+  const auto count =
+      static_cast<int>(smaller(tiles_of_split, divide_up(operands.quads, kDepthQuads) - first));
   const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int row_tile = warp / Shape::kColumnsOfWarps * Shape::kRowTiles;
   const int panel = warp % Shape::kColumnsOfWarps * Shape::kPanels;
 
-  const auto load = [&](int64_t i) {
-    if (i < count) {
-      load_tile<Shape>(operands, first_row, first_panel, first + i,
-                       stages + i % Shape::kStages * Shape::kStageBytes);
-    }
+  const TileLoader<Shape> loader = {operands,
+                                    {operands, first_row, static_cast<int>(threadIdx.x)},
+                                    {operands, first_panel, static_cast<int>(threadIdx.x)}};
+  const auto load = [&](int i) {
+    if (i < count) loader.load(first + i, stages + i % Shape::kStages * Shape::kStageBytes);
     end_copies();
   };
-  for (int64_t i = 0; i < Shape::kStages - 1; ++i) load(i);
+  for (int i = 0; i < Shape::kStages - 1; ++i) load(i);
   WarpSums<Shape> own;
-  for (int64_t i = 0; i < count; ++i) {
+  for (int i = 0; i < count; ++i) {
     wait_for_copies<Shape::kStages - 2>();
     __syncthreads();  // everyone's copies are there, and everyone is done with the stage before
     load(i + Shape::kStages - 1);
@@ -228,17 +257,19 @@ int64_t blocks_of(const ProductOperands& operands) {
   return divide_up(operands.rows, Shape::kRows) * divide_up(operands.panels, Shape::kBlockPanels);
 }
 
-// Calls f(Shape()) with the greatest tiles that leave no multiprocessor without one.
+// Calls f(Shape()) with the tiles that are fastest for so many rows, as measured on an H200.
 template <class F>
-auto with_shape(Queue queue, const ProductOperands& operands, F f) {
-  if (operands.rows <= SmallTiles::kRows) return f(SmallTiles());
-  if (blocks_of<LargeTiles>(operands) * 4 < queue.multiprocessors * 3) return f(MiddleTiles());
+auto with_shape(const ProductOperands& operands, F f) {
+  if (operands.rows <= 64) return f(SmallTiles());
+  if (operands.rows <= 256) return f(MiddleTiles());
   return f(LargeTiles());
 }
 
+// To split the depth takes two kernels more, some 3 us: for what would leave most multiprocessors
+// without a block for longer than that.
 template <class Shape>
 int64_t splits_of(Queue queue, const ProductOperands& operands) {
-  constexpr int64_t kLeastTiles = 4;
+  constexpr int64_t kLeastTiles = 32;
   const int64_t tiles = divide_up(operands.quads, kDepthQuads);
   const int64_t wanted = queue.multiprocessors / blocks_of<Shape>(operands);
   const int64_t splits = smaller(wanted, tiles / kLeastTiles);
@@ -249,7 +280,7 @@ int64_t splits_of(Queue queue, const ProductOperands& operands) {
 
 int64_t product_splits(Queue queue, const PackedProduct& product) {
   const ProductOperands operands = operands_of(product);
-  return with_shape(queue, operands,
+  return with_shape(operands,
                     [&](auto shape) { return splits_of<decltype(shape)>(queue, operands); });
 }
 
@@ -264,7 +295,7 @@ void multiply_packed(Queue queue, const PackedProduct& product, const SumsEpilog
       type, [&](auto value) { return has_aligned_rows<decltype(value)>(out, product.columns); });
   const ProductResult result = {epilogue,        type,        out,
                                 product.columns, has_vectors, is_split ? parts : nullptr};
-  with_shape(queue, operands, [&](auto shape) {
+  with_shape(operands, [&](auto shape) {
     using Shape = decltype(shape);
     constexpr int kBytes = Shape::kStages * Shape::kStageBytes;
     const int64_t tiles = divide_up(operands.quads, kDepthQuads);

@@ -42,8 +42,8 @@ struct TileShape {
 };
 
 using LargeTiles = TileShape<4, 4, 2, 2, 3>;   // 128 x 128, 96 KiB
-using MiddleTiles = TileShape<2, 2, 2, 2, 4>;  // 64 x 64, 64 KiB
-using SmallTiles = TileShape<1, 1, 1, 2, 8>;   // 16 x 32, 48 KiB: all memory, no arithmetic
+using MiddleTiles = TileShape<4, 1, 1, 4, 4>;  // 64 x 64, 64 KiB
+using SmallTiles = TileShape<1, 1, 1, 4, 6>;   // 16 x 64, 60 KiB: all memory, no arithmetic
 
 // 16 bytes on their way from memory, where nothing lies beyond the operands, to shared memory.
 struct Transfer {
@@ -63,20 +63,44 @@ struct ProductOperands {
   int64_t quads;
 };
 
-// Chunk `index` of a tile of activations whose first row and input are given. The chunks of a row
-// change places by the row, so that eight rows of a column of them lie in different banks.
+// The chunks of a row of activations change places by the row, so that eight rows of a column of
+// them lie in different banks.
 TORCHQUANT_HOST_DEVICE inline int activation_place(int row, int chunk) {
   return row * kDepth + (chunk ^ (row % kDepthChunks)) * kChunk;
 }
 
-TORCHQUANT_HOST_DEVICE inline Transfer activation_transfer(const ProductOperands& operands,
-                                                           int64_t first_row, int64_t first_input,
-                                                           int index) {
-  const int row = index / kDepthChunks, chunk = index % kDepthChunks;
-  const int64_t m = first_row + row, k = first_input + chunk * kChunk;
-  return {m * operands.stride + k, activation_place(row, chunk),
-          m < operands.rows && k < operands.stride};
-}
+// The chunks that a thread brings of a tile of activations: of rows that lie so far apart that all
+// are the same chunk, in the same place.
+template <class Shape>
+class ActivationChunks {
+ public:
+  static constexpr int kRowsAtOnce = Shape::kThreads / kDepthChunks;
+  static constexpr int kCount = Shape::kRows / kRowsAtOnce;
+  static_assert(kRowsAtOnce % kDepthChunks == 0 && Shape::kRows % kRowsAtOnce == 0);
+
+  TORCHQUANT_HOST_DEVICE ActivationChunks(const ProductOperands& operands, int64_t first_row,
+                                          int thread) {
+    const int row = thread / kDepthChunks, chunk = thread % kDepthChunks;
+    from_ = (first_row + row) * operands.stride + chunk * kChunk;
+    step_ = kRowsAtOnce * operands.stride;
+    to_ = activation_place(row, chunk);
+    rows_ = static_cast<int>(smaller(operands.rows - first_row - row, Shape::kRows));
+    inputs_ = operands.stride - chunk * kChunk;
+  }
+
+  // The one in row i of its rows, of the tile that begins with this input.
+  TORCHQUANT_HOST_DEVICE Transfer operator()(int i, int64_t first_input) const {
+    return {from_ + i * step_ + first_input, to_ + i * kRowsAtOnce * kDepth,
+            i * kRowsAtOnce < rows_ && first_input < inputs_};
+  }
+
+ private:
+  int64_t from_;
+  int64_t step_;
+  int64_t inputs_;
+  int to_;
+  int rows_;
+};
 
 // A row of a panel, a quad of each output, is four chunks; they change places by the quad, so that
 // four rows of half the outputs lie in different banks.
@@ -86,16 +110,44 @@ TORCHQUANT_HOST_DEVICE inline int weight_place(int panel, int quad, int output) 
          output % 4 * static_cast<int>(kQuad);
 }
 
-TORCHQUANT_HOST_DEVICE inline Transfer weight_transfer(const ProductOperands& operands,
-                                                       int64_t first_panel, int64_t first_quad,
-                                                       int index) {
-  constexpr int kChunksOfRow = static_cast<int>(kPanelRow) / kChunk;
-  const int chunk = index % kChunksOfRow, row = index / kChunksOfRow;
-  const int quad = row % kDepthQuads, panel = row / kDepthQuads;
-  const int64_t p = first_panel + panel, q = first_quad + quad;
-  return {(p * operands.quads + q) * kPanelRow + chunk * kChunk,
-          weight_place(panel, quad, chunk * 4), p < operands.panels && q < operands.quads};
-}
+// The chunks that a thread brings of a tile of panels.
+template <class Shape>
+class WeightChunks {
+ public:
+  static constexpr int kChunksOfRow = static_cast<int>(kPanelRow) / kChunk;
+  static constexpr int kRowsAtOnce = Shape::kThreads / kChunksOfRow;  // of kDepthQuads to a panel
+  static constexpr int kQuadsAtOnce = kRowsAtOnce < kDepthQuads ? kRowsAtOnce : kDepthQuads;
+  static constexpr int kPanelsAtOnce = kRowsAtOnce / kQuadsAtOnce;
+  static constexpr int kOfPanel = kDepthQuads / kQuadsAtOnce;
+  static constexpr int kCount = Shape::kBlockPanels * kDepthQuads / kRowsAtOnce;
+  static_assert(kQuadsAtOnce % 4 == 0 && Shape::kBlockPanels % kPanelsAtOnce == 0);
+
+  TORCHQUANT_HOST_DEVICE WeightChunks(const ProductOperands& operands, int64_t first_panel,
+                                      int thread) {
+    const int row = thread / kChunksOfRow, chunk = thread % kChunksOfRow;
+    const int panel = row / kDepthQuads, quad = row % kDepthQuads;
+    from_ = ((first_panel + panel) * operands.quads + quad) * kPanelRow + chunk * kChunk;
+    step_ = kPanelsAtOnce * operands.quads * kPanelRow;
+    to_ = weight_place(panel, quad, chunk * 4);
+    panels_ = static_cast<int>(smaller(operands.panels - first_panel, Shape::kBlockPanels)) - panel;
+    quads_ = operands.quads - quad;
+  }
+
+  // Chunk i of the tile that begins with this quad.
+  TORCHQUANT_HOST_DEVICE Transfer operator()(int i, int64_t first_quad) const {
+    const int panel = i / kOfPanel, quad = i % kOfPanel * kQuadsAtOnce;
+    return {from_ + panel * step_ + (first_quad + quad) * kPanelRow,
+            to_ + i * kRowsAtOnce * static_cast<int>(kPanelRow),
+            panel * kPanelsAtOnce < panels_ && first_quad + quad < quads_};
+  }
+
+ private:
+  int64_t from_;
+  int64_t step_;
+  int64_t quads_;
+  int to_;
+  int panels_;
+};
 
 // Where lane l reads the row of an 8 x 16 byte matrix that ldmatrix.x4 gives out: the four are rows
 // 0 to 7 and 8 to 15 of the first 16 inputs of a step, then of the other 16.

@@ -182,10 +182,10 @@ struct QuantizeGroup {
     if (lane.first == 0) qparams.keep(team, chosen);
     const auto at = groups.place(team);
     const Channels only = {1, 1, at.size, at.size, 1};
-    const auto quantize = elementwise(Quantize<T, Code>{codes.quant_min, codes.quant_max, shift},
-                                      Values<T>{{groups.values(at), at.size, at.size}},
-                                      OnlyParams{value_params(chosen.scale, chosen.zero_point)},
-                                      only, q + at.row * q_stride + at.column, at.size);
+    const auto quantize =
+        elementwise(Quantize<T, Code>{codes.quant_min, codes.quant_max, shift},
+                    Values<T>{{groups.values(at), at.size, at.size}}, OnlyParams{chosen}, only,
+                    q + at.row * q_stride + at.column, at.size);
     do_share(quantize, lane);
   }
 };

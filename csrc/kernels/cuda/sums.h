@@ -173,10 +173,10 @@ struct SlopeTerms {
   }
 
   TORCHQUANT_HOST_DEVICE double term(int64_t channel, int64_t j, const Loaded& at) const {
-    const ValueParams p = params[channel];
+    const QParams p = params[channel];
     const float gradient = to_float(at.gradient);
     const FakeQuantizeSlope slope =
-        fake_quantize_slope(to_float(at.x), p.inv_scale, p.zero_point, quant_min, quant_max);
+        fake_quantize_slope(to_float(at.x), 1.0f / p.scale, p.zero_point, quant_min, quant_max);
     input[index(channel, j)] = from_float<T>(slope.inside ? gradient : 0.0f);
     return static_cast<double>(gradient) * slope.slope;
   }
