@@ -96,10 +96,11 @@ T sample(std::mt19937& random, bool finite) {
   }
 }
 
+constexpr int64_t kPool = 1 << 17;
+
 // n of them: others for another seed.
 template <class T>
 std::vector<T> samples(int64_t n, int64_t seed, bool finite = false) {
-  constexpr int64_t kPool = 1 << 17;
   static const auto make_pool = [](bool is_finite) {
     std::mt19937 random(is_finite ? 1 : 2);
     std::vector<T> pool(kPool);
