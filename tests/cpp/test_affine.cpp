@@ -3,6 +3,7 @@
 
 #include <climits>
 #include <cmath>
+#include <utility>
 
 #include "math/half.h"
 
@@ -155,6 +156,30 @@ TEST(BFloat16, RoundsToNearestEvenAndKeepsNan) {
   EXPECT_EQ(float_to_bfloat16(float_of(0x3f808001)), 0x3f81);
   EXPECT_EQ(float_to_bfloat16(float_of(0x7fffffff)), 0x7fc0);
   EXPECT_EQ(float_to_bfloat16(-INFINITY), 0xff80);
+}
+
+// Where the zero point is narrow, the bounds, all between them, and what is left of NaN.
+TEST(ClampNarrow, GivesTheCodesOfQuantizeValue) {
+  const float values[] = {0.0f,    -0.0f, 0.5f,  -0.5f,  1.5f,  2.5f,     126.5f,    127.5f,
+                          -128.5f, 1e9f,  -1e9f, 1e-40f, 3e38f, INFINITY, -INFINITY, NAN};
+  const float inv_scales[] = {1.0f, 0.3f, -2.0f, 1e30f, 1e-30f, 0.0f, INFINITY, NAN};
+  const int32_t zero_points[] = {0, 1, -7, 65535, -65536, kNarrowZeroPoint, -kNarrowZeroPoint};
+  for (const auto& [low, high] : {std::pair{-128, 127}, {0, 255}, {-65536, 65535}}) {
+    for (const int32_t zero_point : zero_points) {
+      ASSERT_TRUE(is_narrow(zero_point));
+      const auto from = static_cast<float>(low - zero_point);
+      const auto to = static_cast<float>(high - zero_point);
+      for (const float inv_scale : inv_scales) {
+        for (const float x : values) {
+          const auto steps = static_cast<int32_t>(rintf(clamp_narrow(x, inv_scale, from, to)));
+          ASSERT_EQ(steps + zero_point, quantize_value(x, inv_scale, zero_point, low, high))
+              << x << " * " << inv_scale << ", zero point " << zero_point;
+        }
+      }
+    }
+  }
+  EXPECT_FALSE(is_narrow(kNarrowZeroPoint + 1));
+  EXPECT_FALSE(is_narrow(INT32_MIN));
 }
 
 }  // namespace
