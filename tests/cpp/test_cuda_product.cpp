@@ -221,8 +221,7 @@ void expect_product(const Problem& problem) {
 
 template <class Shape>
 class CudaProduct : public testing::Test {};
-using Shapes =
-    testing::Types<SmallTiles, MiddleTiles, LargeTiles, TileShape<4, 2, 2, 4, 3>>;
+using Shapes = testing::Types<SmallTiles, MiddleTiles, LargeTiles, TileShape<4, 2, 2, 4, 3>>;
 TYPED_TEST_SUITE(CudaProduct, Shapes);
 
 TYPED_TEST(CudaProduct, IsExactForOddSizes) {
@@ -230,6 +229,24 @@ TYPED_TEST(CudaProduct, IsExactForOddSizes) {
        {Problem{1, 1, 1}, Problem{3, 5, 17}, Problem{16, 16, 16}, Problem{17, 128, 33},
         Problem{70, 129, 70}, Problem{5, 260, 140}, Problem{130, 36, 131}, Problem{2, 0, 3}}) {
     expect_product<TypeParam>(problem);
+  }
+}
+
+TYPED_TEST(CudaProduct, KnowsItsAddressesByConstants) {
+  using Shape = TypeParam;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const LaneAddresses<Shape> at(1, 2, lane);
+    for (int step = 0; step < kSteps; ++step) {
+      for (int r = 0; r < Shape::kRowTiles; ++r) {
+        EXPECT_EQ(at.activations(r, step), activation_address(1 + r, step, lane));
+      }
+      for (int p = 0; p < Shape::kPanels; ++p) {
+        for (int half = 0; half < 2; ++half) {
+          EXPECT_EQ(at.weights(p, step, half),
+                    Shape::kActivationBytes + weight_address(2 + p, step, half, lane));
+        }
+      }
+    }
   }
 }
 

@@ -184,74 +184,93 @@ TORCHQUANT_HOST_DEVICE inline int32_t add_wrapping(int32_t a, int32_t b) {
   return subtract_product(a, -1, b);
 }
 
-// A thread has V sums of a row.
+constexpr int kFour = 4;  // sums that a thread finishes at once, of neighbouring columns
+using Four = Vector<int32_t, kFour>;
+
+// What becomes of sums, four at a time. What belongs to columns is loaded once for many rows.
 template <class Out>
-struct FinishSums {
-  static constexpr int V = kPieceBytes / sizeof(int32_t);
+struct FinishFour {
+  struct Columns {
+    int32_t weight_sum[kFour];
+    float weight_scale[kFour];
+    float bias[kFour];
+  };
+  struct Row {
+    int32_t zero_point;
+    int32_t offset;
+    float scale;
+  };
 
-  const int32_t* sums;
-  int64_t stride;
-  int64_t rows;
-  int64_t columns;
   SumsEpilogue e;
+  int64_t columns;
   Out* out;
-  bool has_vectors;  // whether sums and outputs are aligned in every row
+  bool has_vectors;  // whether four outputs may be written at once
 
-  TORCHQUANT_HOST_DEVICE int64_t items() const { return rows * divide_up(columns, V); }
-
-  TORCHQUANT_HOST_DEVICE void operator()(int64_t item) const {
-    const int64_t pieces = divide_up(columns, V);
-    const int64_t m = item / pieces, n = (item - m * pieces) * V;
-    const int32_t* from = sums + m * stride + n;
-    if (has_vectors) return write(load_vector<int32_t, V>(from), m, n);
-    Vector<int32_t, V> some = {};
-    for (int i = 0; i < smaller(V, columns - n); ++i) some.values[i] = from[i];
-    write(some, m, n);
+  // Of column n and those behind it, as far as there are.
+  TORCHQUANT_HOST_DEVICE Columns load_columns(int64_t n) const {
+    Columns some = {};
+    TORCHQUANT_UNROLL
+    for (int i = 0; i < kFour; ++i) {
+      if (n + i >= columns) break;
+      if (e.weight_sum != nullptr) some.weight_sum[i] = e.weight_sum[n + i];
+      if (e.weight_scale != nullptr) some.weight_scale[i] = e.weight_scale[n + i];
+      if (e.bias != nullptr) some.bias[i] = e.bias[n + i];
+    }
+    return some;
   }
 
-  // What becomes of the sums of row m from column n on; those beyond the columns are left out.
-  TORCHQUANT_HOST_DEVICE void write(const Vector<int32_t, V>& some, int64_t m, int64_t n) const {
+  TORCHQUANT_HOST_DEVICE Row load_row(int64_t m) const {
+    const int32_t zero = e.row_zero_point == nullptr ? 0 : e.row_zero_point[m * e.row_step];
+    const int32_t sum = e.row_sum == nullptr ? 0 : e.row_sum[m];
+    return {add_wrapping(zero, -e.shift), subtract_product(e.constant, -e.row_factor, sum),
+            e.row_scale == nullptr ? 0 : e.row_scale[m * e.row_step]};
+  }
+
+  // The sums of row m from column n on; those beyond the columns are left out.
+  TORCHQUANT_HOST_DEVICE void write(const Four& sums, const Row& row, const Columns& some,
+                                    int64_t m, int64_t n) const {
     Out* to = out + m * columns + n;
-    if (has_vectors) {
-      Vector<Out, V> results;
-      TORCHQUANT_UNROLL
-      for (int i = 0; i < V; ++i) finish(some.values[i], m, n + i, results.values[i]);
-      return store_vector(to, results);
-    }
+    Vector<Out, kFour> results;
     TORCHQUANT_UNROLL
-    for (int i = 0; i < V; ++i) {
-      if (n + i < columns) finish(some.values[i], m, n + i, to[i]);
+    for (int i = 0; i < kFour; ++i) finish(sums.values[i], row, some, i, results.values[i]);
+    if (has_vectors) return store_vector(to, results);
+    TORCHQUANT_UNROLL
+    for (int i = 0; i < kFour; ++i) {
+      if (n + i < columns) to[i] = results.values[i];
     }
   }
 
  private:
-  TORCHQUANT_HOST_DEVICE int32_t whole(int32_t sum, int64_t m, int64_t n) const {
+  TORCHQUANT_HOST_DEVICE int32_t whole(int32_t sum, const Row& row, const Columns& some,
+                                       int i) const {
     if (e.weight_sum != nullptr) {
-      const int32_t zero = e.row_zero_point == nullptr ? 0 : e.row_zero_point[m * e.row_step];
-      sum = subtract_product(sum, add_wrapping(zero, -e.shift), e.weight_sum[n]);
+      sum = subtract_product(sum, row.zero_point, some.weight_sum[i]);
     }
-    if (e.row_sum != nullptr) sum = subtract_product(sum, -e.row_factor, e.row_sum[m]);
-    return add_wrapping(sum, e.constant);
+    return add_wrapping(sum, row.offset);
   }
 
-  TORCHQUANT_HOST_DEVICE float real(int32_t sum, int64_t m, int64_t n) const {
-    float y = rescale_value(whole(sum, m, n), e.row_scale[m * e.row_step], e.weight_scale[n]);
-    if (e.bias != nullptr) y = y + e.bias[n];
+  TORCHQUANT_HOST_DEVICE float real(int32_t sum, const Row& row, const Columns& some, int i) const {
+    float y = rescale_value(whole(sum, row, some, i), row.scale, some.weight_scale[i]);
+    if (e.bias != nullptr) y = y + some.bias[i];
     return e.relu && y < 0 ? 0 : y;  // NaN stays
   }
 
   template <class Float>
-  TORCHQUANT_HOST_DEVICE void finish(int32_t sum, int64_t m, int64_t n, Float& out) const {
-    out = from_float<Float>(real(sum, m, n));
+  TORCHQUANT_HOST_DEVICE void finish(int32_t sum, const Row& row, const Columns& some, int i,
+                                     Float& out) const {
+    out = from_float<Float>(real(sum, row, some, i));
   }
-  TORCHQUANT_HOST_DEVICE void finish(int32_t sum, int64_t m, int64_t n, int32_t& out) const {
-    out = whole(sum, m, n);
+  TORCHQUANT_HOST_DEVICE void finish(int32_t sum, const Row& row, const Columns& some, int i,
+                                     int32_t& out) const {
+    out = whole(sum, row, some, i);
   }
-  TORCHQUANT_HOST_DEVICE void finish(int32_t sum, int64_t m, int64_t n, int8_t& out) const {
-    out = static_cast<int8_t>(requantize(real(sum, m, n), -128, 127));
+  TORCHQUANT_HOST_DEVICE void finish(int32_t sum, const Row& row, const Columns& some, int i,
+                                     int8_t& out) const {
+    out = static_cast<int8_t>(requantize(real(sum, row, some, i), -128, 127));
   }
-  TORCHQUANT_HOST_DEVICE void finish(int32_t sum, int64_t m, int64_t n, uint8_t& out) const {
-    out = static_cast<uint8_t>(requantize(real(sum, m, n), 0, 255));
+  TORCHQUANT_HOST_DEVICE void finish(int32_t sum, const Row& row, const Columns& some, int i,
+                                     uint8_t& out) const {
+    out = static_cast<uint8_t>(requantize(real(sum, row, some, i), 0, 255));
   }
 
   TORCHQUANT_HOST_DEVICE int32_t requantize(float y, int32_t low, int32_t high) const {
@@ -259,21 +278,46 @@ struct FinishSums {
   }
 };
 
-// Whether four outputs may be written at once wherever a multiple of four columns begins.
+// A thread has four sums of a row.
 template <class Out>
-inline bool has_aligned_rows(const void* out, int64_t columns) {
-  constexpr int V = FinishSums<Out>::V;
-  return columns % V == 0 && is_aligned<Out, V>(static_cast<const Out*>(out));
+struct FinishSums {
+  const int32_t* sums;
+  int64_t stride;
+  int64_t rows;
+  FinishFour<Out> four;
+  bool has_vectors;  // whether four sums may be read at once
+
+  TORCHQUANT_HOST_DEVICE int64_t items() const { return rows * divide_up(four.columns, kFour); }
+
+  TORCHQUANT_HOST_DEVICE void operator()(int64_t item) const {
+    const int64_t pieces = divide_up(four.columns, kFour);
+    const int64_t m = item / pieces, n = (item - m * pieces) * kFour;
+    four.write(read(sums + m * stride + n, four.columns - n), four.load_row(m),
+               four.load_columns(n), m, n);
+  }
+
+ private:
+  TORCHQUANT_HOST_DEVICE Four read(const int32_t* from, int64_t count) const {
+    if (has_vectors && count >= kFour) return load_vector<int32_t, kFour>(from);
+    Four some = {};
+    for (int i = 0; i < smaller(kFour, count); ++i) some.values[i] = from[i];
+    return some;
+  }
+};
+
+// Four outputs may be written at once where every multiple of four columns is aligned.
+template <class Out>
+inline FinishFour<Out> finish_four(const SumsEpilogue& epilogue, int64_t columns, void* out) {
+  auto* to = static_cast<Out*>(out);
+  return {epilogue, columns, to, columns % kFour == 0 && is_aligned<Out, kFour>(to)};
 }
 
 // The work with its vectors, as the addresses allow.
 template <class Out>
 FinishSums<Out> finishing(const int32_t* sums, int64_t stride, int64_t rows, int64_t columns,
                           const SumsEpilogue& epilogue, Out* out) {
-  constexpr int V = FinishSums<Out>::V;
-  const bool has_vectors =
-      has_aligned_rows<Out>(out, columns) && stride % V == 0 && is_aligned<int32_t, V>(sums);
-  return {sums, stride, rows, columns, epilogue, out, has_vectors};
+  const bool has_vectors = stride % kFour == 0 && is_aligned<int32_t, kFour>(sums);
+  return {sums, stride, rows, finish_four<Out>(epilogue, columns, out), has_vectors};
 }
 
 // Calls f(T()) with the type of the outputs.

@@ -15,11 +15,18 @@ struct ProductResult {
   int32_t* parts;
 };
 
-__device__ inline void copy_chunk(void* to, const int8_t* base, const Transfer& transfer) {
+// Addresses in shared memory take 32 bits, and half of the arithmetic.
+using SharedAddress = uint32_t;
+
+__device__ inline SharedAddress shared_address(const void* address) {
+  return static_cast<SharedAddress>(__cvta_generic_to_shared(address));
+}
+
+__device__ inline void copy_chunk(SharedAddress stage, const int8_t* base,
+                                  const Transfer& transfer) {
 #if __CUDA_ARCH__ >= 800
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  const int8_t* from = transfer.exists ? base + transfer.from : base;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(stage + transfer.to),
+               "l"(base + transfer.from),
                "r"(transfer.exists ? 16 : 0)  // what is not read is filled with zeros
                : "memory");
 #endif
@@ -43,14 +50,21 @@ struct ActivationFragment {
   uint32_t quads[4];
 };
 
-__device__ inline ActivationFragment load_activations(const char* address) {
+__device__ inline ActivationFragment load_activations(SharedAddress address) {
   ActivationFragment a = {};
 #if __CUDA_ARCH__ >= 800
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a.quads[0]), "=r"(a.quads[1]), "=r"(a.quads[2]), "=r"(a.quads[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(address))));
+               : "r"(address));
 #endif
   return a;
+}
+
+// The quads of two neighbouring outputs.
+__device__ inline uint2 load_quads(SharedAddress address) {
+  uint2 quads;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(quads.x), "=r"(quads.y) : "r"(address));
+  return quads;
 }
 
 __device__ inline void multiply(int32_t (&sums)[4], const ActivationFragment& a, uint32_t low,
@@ -70,17 +84,14 @@ struct TileLoader {
   ActivationChunks<Shape> activations;
   WeightChunks<Shape> weights;
 
-  __device__ void load(int64_t tile, char* stage) const {
+  __device__ void load(int64_t tile, SharedAddress stage) const {
 #pragma unroll
     for (int i = 0; i < ActivationChunks<Shape>::kCount; ++i) {
-      const Transfer transfer = activations(i, tile * kDepth);
-      copy_chunk(stage + transfer.to, operands.activations, transfer);
+      copy_chunk(stage, operands.activations, activations(i, tile * kDepth));
     }
-    char* panels = stage + Shape::kActivationBytes;
 #pragma unroll
     for (int i = 0; i < WeightChunks<Shape>::kCount; ++i) {
-      const Transfer transfer = weights(i, tile * kDepthQuads);
-      copy_chunk(panels + transfer.to, operands.weight, transfer);
+      copy_chunk(stage + Shape::kActivationBytes, operands.weight, weights(i, tile * kDepthQuads));
     }
   }
 };
@@ -98,31 +109,26 @@ struct WarpSums {
   };
 
   // A step is read while the one before it is multiplied.
-  __device__ void add_tile(const char* stage, int first_row_tile, int first_panel, int lane) {
+  __device__ void add_tile(SharedAddress stage, const LaneAddresses<Shape>& at) {
     Fragments fragments[2];
-    read(stage, first_row_tile, first_panel, 0, lane, fragments[0]);
+    read(stage, at, 0, fragments[0]);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      if (step + 1 < kSteps) {
-        read(stage, first_row_tile, first_panel, step + 1, lane, fragments[(step + 1) % 2]);
-      }
+      if (step + 1 < kSteps) read(stage, at, step + 1, fragments[(step + 1) % 2]);
       add(fragments[step % 2]);
     }
   }
 
-  __device__ static void read(const char* stage, int first_row_tile, int first_panel, int step,
-                              int lane, Fragments& to) {
-    const char* panels = stage + Shape::kActivationBytes;
+  __device__ static void read(SharedAddress stage, const LaneAddresses<Shape>& at, int step,
+                              Fragments& to) {
 #pragma unroll
     for (int r = 0; r < Shape::kRowTiles; ++r) {
-      to.activations[r] =
-          load_activations(stage + activation_address(first_row_tile + r, step, lane));
+      to.activations[r] = load_activations(stage + at.activations(r, step));
     }
 #pragma unroll
     for (int p = 0; p < Shape::kPanels; ++p) {
-      const char* panel = panels + weight_address(first_panel + p, step, 0, lane);
-      to.low[p] = *reinterpret_cast<const uint2*>(panel);
-      to.high[p] = *reinterpret_cast<const uint2*>(panel + 4 * kPanelRow);
+      to.low[p] = load_quads(stage + at.weights(p, step, 0));
+      to.high[p] = load_quads(stage + at.weights(p, step, 1));
     }
   }
 
@@ -154,53 +160,83 @@ struct WarpSums {
   }
 };
 
-template <class Out>
-__device__ inline void finish(const ProductResult& result, const Vector<int32_t, 4>& sums,
-                              int64_t m, int64_t n) {
-  FinishSums<Out>{
-      nullptr,           0, 0, result.columns, result.epilogue, static_cast<Out*>(result.out),
-      result.has_vectors}
-      .write(sums, m, n);
-}
+// What a thread has of the sums of a block, which lie in shared memory: four columns, the same in
+// every so many rows.
+template <class Shape>
+struct BlockShare {
+  static constexpr int kFours = Shape::kColumns / kFour;
+  static constexpr int kRowsAtOnce = Shape::kThreads / kFours;
+  static constexpr int kCount = Shape::kRows / kRowsAtOnce;
+  static_assert(Shape::kThreads % kFours == 0 && Shape::kRows % kRowsAtOnce == 0);
 
-__device__ inline void add_parts(const ProductResult& result, const Vector<int32_t, 4>& sums,
-                                 int64_t m, int64_t n) {
+  const int32_t* sums;
+  int64_t first_row;
+  int64_t first_column;
+  int64_t rows;
+
+  __device__ int place(int i) const { return threadIdx.x / kFours + i * kRowsAtOnce; }
+  __device__ int64_t row(int i) const { return first_row + place(i); }
+  __device__ int64_t column() const { return first_column + threadIdx.x % kFours * kFour; }
+  __device__ Four four(int i) const {
+    return load_vector<int32_t, kFour>(sums + place(i) * Shape::kSumsStride +
+                                       threadIdx.x % kFours * kFour);
+  }
+};
+
+// What belongs to several rows is loaded before the first of them is written.
+template <class Out, class Shape>
+__device__ void finish_block(const ProductResult& result, const BlockShare<Shape>& share) {
+  constexpr int kSeveral = share.kCount < 8 ? share.kCount : 8;
+  const FinishFour<Out> finish = {result.epilogue, result.columns, static_cast<Out*>(result.out),
+                                  result.has_vectors};
+  const int64_t n = share.column();
+  const auto columns = finish.load_columns(n);
+  for (int first = 0; first < share.kCount; first += kSeveral) {
+    typename FinishFour<Out>::Row rows[kSeveral];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (n + i < result.columns)
-      atomicAdd(result.parts + m * result.columns + n + i, sums.values[i]);
+    for (int i = 0; i < kSeveral; ++i) {
+      if (share.row(first + i) < share.rows) rows[i] = finish.load_row(share.row(first + i));
+    }
+#pragma unroll
+    for (int i = 0; i < kSeveral; ++i) {
+      const int64_t m = share.row(first + i);
+      if (m < share.rows) finish.write(share.four(first + i), rows[i], columns, m, n);
+    }
   }
 }
 
-__device__ inline void keep(const ProductResult& result, const Vector<int32_t, 4>& sums, int64_t m,
-                            int64_t n) {
-  if (result.parts != nullptr) return add_parts(result, sums, m, n);
+template <class Shape>
+__device__ void add_block(const ProductResult& result, const BlockShare<Shape>& share) {
+  for (int i = 0; i < share.kCount; ++i) {
+    const int64_t m = share.row(i), n = share.column();
+    const Four four = share.four(i);
+    if (m >= share.rows) return;
+#pragma unroll
+    for (int j = 0; j < kFour; ++j) {
+      if (n + j < result.columns) {
+        atomicAdd(result.parts + m * result.columns + n + j, four.values[j]);
+      }
+    }
+  }
+}
+
+template <class Shape>
+__device__ void keep_block(const ProductResult& result, const BlockShare<Shape>& share) {
+  if (share.column() >= result.columns) return;
+  if (result.parts != nullptr) return add_block(result, share);
   switch (result.type) {
     case Output::i32:
-      return finish<int32_t>(result, sums, m, n);
+      return finish_block<int32_t>(result, share);
     case Output::f32:
-      return finish<float>(result, sums, m, n);
+      return finish_block<float>(result, share);
     case Output::f16:
-      return finish<Half>(result, sums, m, n);
+      return finish_block<Half>(result, share);
     case Output::bf16:
-      return finish<BFloat16>(result, sums, m, n);
+      return finish_block<BFloat16>(result, share);
     case Output::i8:
-      return finish<int8_t>(result, sums, m, n);
+      return finish_block<int8_t>(result, share);
     case Output::u8:
-      return finish<uint8_t>(result, sums, m, n);
-  }
-}
-
-// The sums of a block, which lie in shared memory, row by row.
-template <class Shape>
-__device__ void keep_block(const ProductOperands& operands, const ProductResult& result,
-                           const int32_t* sums, int64_t first_row, int64_t first_column) {
-  constexpr int kFours = Shape::kColumns / 4;
-  for (int i = threadIdx.x; i < Shape::kRows * kFours; i += Shape::kThreads) {
-    const int row = i / kFours, column = i % kFours * 4;
-    const int64_t m = first_row + row, n = first_column + column;
-    if (m >= operands.rows || n >= result.columns) continue;
-    keep(result, load_vector<int32_t, 4>(sums + row * Shape::kSumsStride + column), m, n);
+      return finish_block<uint8_t>(result, share);
   }
 }
 
@@ -219,28 +255,34 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const int row_tile = warp / Shape::kColumnsOfWarps * Shape::kRowTiles;
   const int panel = warp % Shape::kColumnsOfWarps * Shape::kPanels;
 
-  const TileLoader<Shape> loader = {operands,
-                                    {operands, first_row, static_cast<int>(threadIdx.x)},
-                                    {operands, first_panel, static_cast<int>(threadIdx.x)}};
-  const auto load = [&](int i) {
-    if (i < count) loader.load(first + i, stages + i % Shape::kStages * Shape::kStageBytes);
+  const auto thread = static_cast<int>(threadIdx.x);
+  const TileLoader<Shape> loader = {
+      operands, {operands, first_row, thread}, {operands, first_panel, thread}};
+  const LaneAddresses<Shape> at(row_tile, panel, lane);
+  const SharedAddress begin = shared_address(stages);
+  for (int i = 0; i < Shape::kStages - 1; ++i) {
+    if (i < count) loader.load(first + i, begin + i * Shape::kStageBytes);
     end_copies();
-  };
-  for (int i = 0; i < Shape::kStages - 1; ++i) load(i);
+  }
   WarpSums<Shape> own;
+  int full = 0, empty = Shape::kStages - 1;  // stages: the next to multiply, the next to fill
   for (int i = 0; i < count; ++i) {
     wait_for_copies<Shape::kStages - 2>();
     __syncthreads();  // everyone's copies are there, and everyone is done with the stage before
-    load(i + Shape::kStages - 1);
-    own.add_tile(stages + i % Shape::kStages * Shape::kStageBytes, row_tile, panel, lane);
+    const int next = i + Shape::kStages - 1;
+    if (next < count) loader.load(first + next, begin + empty * Shape::kStageBytes);
+    end_copies();
+    own.add_tile(begin + full * Shape::kStageBytes, at);
+    full = full + 1 == Shape::kStages ? 0 : full + 1;
+    empty = empty + 1 == Shape::kStages ? 0 : empty + 1;
   }
 
   wait_for_copies<0>();
   __syncthreads();  // the stages are free for the sums
   own.store(reinterpret_cast<int32_t*>(stages), row_tile, panel, lane);
   __syncthreads();
-  keep_block<Shape>(operands, result, reinterpret_cast<const int32_t*>(stages), first_row,
-                    first_panel * kPanel);
+  keep_block(result, BlockShare<Shape>{reinterpret_cast<const int32_t*>(stages), first_row,
+                                       first_panel * kPanel, operands.rows});
 }
 
 ProductOperands operands_of(const PackedProduct& product) {
@@ -291,8 +333,9 @@ void multiply_packed(Queue queue, const PackedProduct& product, const SumsEpilog
   if (is_split) {
     cudaMemsetAsync(parts, 0, product.rows * product.columns * sizeof(int32_t), queue.stream);
   }
-  const bool has_vectors = with_type(
-      type, [&](auto value) { return has_aligned_rows<decltype(value)>(out, product.columns); });
+  const bool has_vectors = with_type(type, [&](auto value) {
+    return finish_four<decltype(value)>(epilogue, product.columns, out).has_vectors;
+  });
   const ProductResult result = {epilogue,        type,        out,
                                 product.columns, has_vectors, is_split ? parts : nullptr};
   with_shape(operands, [&](auto shape) {

@@ -162,6 +162,31 @@ TORCHQUANT_HOST_DEVICE inline int weight_address(int panel, int step, int half, 
   return weight_place(panel, quad, lane / 4 * 2);
 }
 
+// All addresses of a lane in a stage, which differ by constants but for the four of the steps.
+template <class Shape>
+class LaneAddresses {
+ public:
+  TORCHQUANT_HOST_DEVICE LaneAddresses(int first_row_tile, int first_panel, int lane)
+      : weights_(Shape::kActivationBytes + weight_address(first_panel, 0, 0, lane)) {
+    TORCHQUANT_UNROLL
+    for (int step = 0; step < kSteps; ++step) {
+      activations_[step] = activation_address(first_row_tile, step, lane);
+    }
+  }
+
+  TORCHQUANT_HOST_DEVICE int activations(int row_tile, int step) const {
+    return activations_[step] + row_tile * kRowTile * kDepth;
+  }
+  TORCHQUANT_HOST_DEVICE int weights(int panel, int step, int half) const {
+    return weights_ + panel * kPanelTile +
+           (step * kStepQuads + half * 4) * static_cast<int>(kPanelRow);
+  }
+
+ private:
+  int activations_[kSteps];
+  int weights_;
+};
+
 // Where a lane keeps its four sums, of neighbouring outputs from 4 * t on, that it has of a panel
 // in row g, or with `half` 1 in row g + 8.
 template <class Shape>
