@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <iterator>
 #include <numeric>
 #include <vector>
 
@@ -60,17 +61,6 @@ void run_teams(const Teams& teams, const Finish& finish) {
     const Value value = bring_together<typename Teams::Merge>(seen);
     for_each_in_disorder(kLanes, [&](int64_t lane) { finish(team, {lane, kLanes}, value); });
   });
-}
-
-// With every number of lanes that launch.cuh has, and calls check after each.
-template <class Teams, class Finish, class Check>
-void run_teams_of_all_sizes(const Teams& teams, const Finish& finish, Check check) {
-  run_teams<1>(teams, finish);
-  check(1);
-  run_teams<32>(teams, finish);
-  check(32);
-  run_teams<256>(teams, finish);
-  check(256);
 }
 
 // What histogram_observe does: counts, and adds to the range.
