@@ -12,7 +12,7 @@
 
 namespace torchquant::kernels::cuda {
 
-// Calls visit(i) for every i below n, and never, where n > 2, one after its neighbour.
+// Calls visit(i) once for every i below n, in steps that go around.
 template <class Visit>
 void for_each_in_disorder(int64_t n, Visit visit) {
   int64_t step = 11;
