@@ -1,6 +1,9 @@
 // Test data for the CUDA kernels: tensors at any multiple of their element, with any channels.
 #pragma once
 
+#include <limits>
+#include <type_traits>
+
 #include "kernel_sets.h"
 #include "kernels/cuda/channels.h"
 
@@ -65,11 +68,10 @@ T random_bits(std::mt19937& random) {
   return value;
 }
 
-// Normal values, ties, and the troublemakers: without NaN, infinities and what overflows once
-// squared and summed up where they are to be finite; or else with NaN of every kind too.
+// Normal values, ties and troublemakers; finite ones are so small that their squares are too.
 inline float any_float(std::mt19937& random, bool finite) {
-  const float special[] = {0.0f,  -0.0f, 1e-45f,  -1e-38f, 3e-6f, -6e-8f,    65504.0f,
-                           3e38f, -3e38, 127.49f, 1e5f,    NAN,   -INFINITY, INFINITY};
+  const float special[] = {0.0f,  -0.0f,  1e-45f,  -1e-38f, 3e-6f, -6e-8f,    65504.0f,
+                           3e38f, -3e38f, 127.49f, 1e5f,    NAN,   -INFINITY, INFINITY};
   std::normal_distribution<float> normal(0, 30);
   switch (random() % 4) {
     case 0:

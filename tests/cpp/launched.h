@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <iterator>
 #include <numeric>
 #include <vector>
 
@@ -11,7 +12,7 @@
 
 namespace torchquant::kernels::cuda {
 
-// Calls visit(i) for every i below n, and never, where n > 2, one after its neighbour.
+// Calls visit(i) once for every i below n, in steps that go around.
 template <class Visit>
 void for_each_in_disorder(int64_t n, Visit visit) {
   int64_t step = 11;
@@ -60,17 +61,6 @@ void run_teams(const Teams& teams, const Finish& finish) {
     const Value value = bring_together<typename Teams::Merge>(seen);
     for_each_in_disorder(kLanes, [&](int64_t lane) { finish(team, {lane, kLanes}, value); });
   });
-}
-
-// With every number of lanes that launch.cuh has, and calls check after each.
-template <class Teams, class Finish, class Check>
-void run_teams_of_all_sizes(const Teams& teams, const Finish& finish, Check check) {
-  run_teams<1>(teams, finish);
-  check(1);
-  run_teams<32>(teams, finish);
-  check(32);
-  run_teams<256>(teams, finish);
-  check(256);
 }
 
 // What histogram_observe does: counts, and adds to the range.

@@ -92,5 +92,15 @@ TEST(CudaBits, TellOfACodeThatDoesNotFitInEveryPosition) {
   }
 }
 
+TEST(CudaBits, CountBeyond32Bits) {
+  const BitRows rows = {int64_t{1} << 32, 11, 7, true};
+  ASSERT_EQ(bit_groups(rows), int64_t{1} << 33);
+  const int64_t row = (int64_t{1} << 32) - 1;
+  const BitGroup last(rows, 2 * row + 1);
+  EXPECT_EQ(last.code, row * 11 + 8);
+  EXPECT_EQ(last.byte, row * 10 + 7);
+  EXPECT_EQ(last.count, 3);
+}
+
 }  // namespace
 }  // namespace torchquant::kernels::cuda

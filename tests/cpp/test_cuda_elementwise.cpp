@@ -200,6 +200,43 @@ TEST(CudaElementwise, FindsTheChannelOfEveryElement) {
   });
 }
 
+// Vectors are what makes it fast, and no result tells of them.
+TEST(CudaElementwise, TakesVectorsWhereBothSidesAllowThem) {
+  const Fenced x = placed(std::vector<float>(256), 0);
+  Result<int8_t> q(256);
+  const Params params(1, 0);
+  const auto has_vectors = [&](int64_t x_offset, int64_t q_offset, int64_t row, int64_t stride) {
+    const Rows<float> rows = {x.as<float>() + x_offset, row, stride};
+    return elementwise(Quantize<float, int8_t>{0, 1, 0}, Values<float>{rows}, params.pointers(),
+                       one_channel(64).channels, q.data() + q_offset, 64)
+        .has_vectors;
+  };
+  EXPECT_TRUE(has_vectors(0, 0, 64, 64));
+  EXPECT_TRUE(has_vectors(3, 3, 64, 64));
+  EXPECT_TRUE(has_vectors(1, 5, 64, 64));
+  EXPECT_TRUE(has_vectors(4, 0, 32, 48));
+  EXPECT_TRUE(has_vectors(0, 0, 32, 0));
+  EXPECT_FALSE(has_vectors(0, 1, 64, 64));
+  EXPECT_FALSE(has_vectors(1, 0, 64, 64));
+  EXPECT_FALSE(has_vectors(1, 0, 32, 48));
+  EXPECT_FALSE(has_vectors(0, 0, 8, 48));
+  EXPECT_FALSE(has_vectors(0, 0, 32, 40));
+}
+
+TEST(CudaElementwise, CountsChannelsBeyond32Bits) {
+  constexpr int64_t kInner = (int64_t{1} << 32) + 5, kCount = 7;
+  const Channels channels = {3, kCount, kInner, kInner, 1};
+  for (int64_t run = 0; run < 3 * kCount; ++run) {
+    for (const int64_t i : {int64_t{0}, int64_t{1}, kInner - 2, kInner - 1}) {
+      ChannelWalk walk(channels, run * kInner + i);
+      ASSERT_EQ(walk.channel(), run % kCount);
+      ASSERT_EQ(walk.left(), kInner - i);
+      ASSERT_EQ(walk.next(channels), i == kInner - 1);
+      ASSERT_EQ(walk.channel(), (i == kInner - 1 ? run + 1 : run) % kCount);
+    }
+  }
+}
+
 TEST(CudaElementwise, ReadsRowsThatLieApart) {
   for_each_operator([](const auto& c) {
     for (const int64_t row : {1, 2, 3, 4, 5, 8, 12, 15, 16, 17, 32, 48, 50}) {

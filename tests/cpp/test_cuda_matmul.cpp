@@ -112,6 +112,16 @@ TEST(CudaPadding, ReadsNothingOfNoColumns) {
   }
 }
 
+TEST(CudaPadding, CountsChunksBeyond32Bits) {
+  constexpr int64_t kRows = int64_t{1} << 20, kColumns = int64_t{1} << 18;
+  for (const bool rows_first : {true, false}) {
+    const Chunks chunks = {kRows, kColumns, rows_first};
+    ASSERT_EQ(chunks.count(), int64_t{1} << 34);
+    EXPECT_EQ(chunks.row(chunks.count() - 1), kRows - 1);
+    EXPECT_EQ(chunks.column(chunks.count() - 1), kColumns - kChunk);
+  }
+}
+
 // Packed weights.
 
 Bytes packed_on_the_cpu(const Bytes& weight, const Layout& layout) {
@@ -181,6 +191,11 @@ TEST(CudaPacking, UnpacksZerosOfNoColumns) {
   Result<int8_t> operand(16 * 16);
   run(UnpackWeight{nullptr, 5, 0, {16, 16, true}, operand.data()});
   ASSERT_TRUE(operand.holds(Bytes(16 * 16)));
+}
+
+TEST(CudaPacking, FindsQuadsBeyond32Bits) {
+  constexpr int64_t kRows = int64_t{1} << 20, kColumns = int64_t{1} << 18;
+  EXPECT_EQ(quad_at(kRows - 1, kColumns - 1, kColumns / kQuad), kRows * kColumns - kQuad);
 }
 
 // Sums.

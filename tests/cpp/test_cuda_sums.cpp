@@ -123,6 +123,14 @@ TEST(CudaSums, NoErrorIsInfinitelyBelowTheSignal) {
   }
 }
 
+TEST(CudaSums, AnErrorOfNothingIsInfinitelyAboveIt) {
+  const std::vector<float> zeros(100);
+  for (const auto& y : {std::vector<float>(100, 1.0f), samples<float>(100, 1, true)}) {
+    expect_errors_of_the_cpu(zeros, y);
+    ASSERT_EQ(errors_of_threads(zeros, y, true)[3], -INFINITY);
+  }
+}
+
 // The gradients of fake_quantize, for the type T.
 template <class T>
 struct Backward {
