@@ -137,22 +137,20 @@ struct Instruction {
   }
 };
 
-// Adds up one row tile and panel, of which there is an instruction for the even outputs and one
-// for the odd.
+// Adds up one row tile and panel, which takes two instructions.
 void add_step(const char* stage, const char* panels, int row_tile, int panel, int step,
               Instruction (&pair)[2]) {
   for (int lane = 0; lane < kLanes; ++lane) {
-    int8_t quads[8];
-    for (int r = 0; r < 4; ++r) {
-      ldmatrix(stage, row_tile, step, lane, r, quads);
-      for (auto& instruction : pair) instruction.set_a(lane, r, quads);
-    }
-    for (int half = 0; half < 2; ++half) {
-      const int address = weight_address(panel, step, half, lane);
-      ASSERT_EQ(address % 8, 0);
-      memcpy(quads, panels + address, 8);
-      pair[0].set_b(lane, half, quads);
-      pair[1].set_b(lane, half, quads + 4);
+    for (int i = 0; i < 2; ++i) {
+      int8_t quad[4];
+      for (int r = 0; r < 4; ++r) {
+        ldmatrix(stage, row_tile, step, lane, r, quad);
+        pair[i].set_a(lane, r, quad);
+      }
+      for (int half = 0; half < 2; ++half) {
+        memcpy(quad, panels + weight_address(panel, step, half, i, lane), 4);
+        pair[i].set_b(lane, half, quad);
+      }
     }
   }
   for (auto& instruction : pair) instruction.run();
@@ -161,12 +159,12 @@ void add_step(const char* stage, const char* panels, int row_tile, int panel, in
 template <class Shape>
 void keep(const Instruction (&pair)[2], int row_tile, int panel, std::vector<int32_t>& block) {
   for (int lane = 0; lane < kLanes; ++lane) {
-    int32_t even[4], odd[4];
-    pair[0].get_c(lane, even);
-    pair[1].get_c(lane, odd);
-    for (int half = 0; half < 2; ++half) {
-      store_vector(block.data() + sums_place<Shape>(row_tile, panel, half, lane),
-                   sums_of_lane(even, odd, half));
+    for (int i = 0; i < 4; ++i) {
+      int32_t sums[4];
+      pair[i / 2].get_c(lane, sums);
+      const int place = sums_place<Shape>(row_tile, panel, i / 2, i % 2, lane);
+      ASSERT_EQ(place % 2, 0);
+      memcpy(block.data() + place, sums + i % 2 * 2, 2 * sizeof(int32_t));
     }
   }
 }
@@ -179,9 +177,7 @@ std::vector<int32_t> run_block(const ProductOperands& operands, int64_t first_ro
   for (int64_t tile = 0; tile < divide_up(operands.quads, kDepthQuads); ++tile) {
     stages.push_back(load_stage<Shape>(operands, first_row, first_panel, tile));
   }
-  std::vector<int32_t> block(Shape::kRows * Shape::kSumsStride + 4, -1);
-  void* aligned = block.data();
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(aligned) % 16, 0u);
+  std::vector<int32_t> block(Shape::kRows * Shape::kSumsStride, -1);
   for (int row_tile = 0; row_tile < Shape::kRows / kRowTile; ++row_tile) {
     for (int panel = 0; panel < Shape::kBlockPanels; ++panel) {
       Instruction pair[2] = {};
@@ -221,7 +217,8 @@ void expect_product(const Problem& problem) {
 
 template <class Shape>
 class CudaProduct : public testing::Test {};
-using Shapes = testing::Types<SmallTiles, MiddleTiles, LargeTiles, TileShape<4, 2, 2, 4, 3>>;
+using Shapes =
+    testing::Types<SmallestTiles, SmallTiles, MiddleTiles, LargeTiles, TileShape<4, 2, 2, 4, 3>>;
 TYPED_TEST_SUITE(CudaProduct, Shapes);
 
 TYPED_TEST(CudaProduct, IsExactForOddSizes) {
@@ -241,17 +238,17 @@ TYPED_TEST(CudaProduct, KnowsItsAddressesByConstants) {
         EXPECT_EQ(at.activations(r, step), activation_address(1 + r, step, lane));
       }
       for (int p = 0; p < Shape::kPanels; ++p) {
-        for (int half = 0; half < 2; ++half) {
-          EXPECT_EQ(at.weights(p, step, half),
-                    Shape::kActivationBytes + weight_address(2 + p, step, half, lane));
+        for (int i = 0; i < 4; ++i) {
+          EXPECT_EQ(at.weights(p, step, i % 2, i / 2),
+                    Shape::kActivationBytes + weight_address(2 + p, step, i % 2, i / 2, lane));
         }
       }
     }
   }
 }
 
-// 32 banks of four bytes: of ldmatrix, eight lanes at a time read 16 bytes each; of the weight, 16
-// lanes read 8 bytes each.
+// 32 banks of four bytes: of ldmatrix, eight lanes at a time read 16 bytes each; of the weight, all
+// lanes read four; of the sums, 16 lanes write eight each.
 int worst_conflict(const std::vector<int>& addresses, int bytes) {
   int counts[32] = {};
   for (const int address : addresses) {
@@ -260,19 +257,23 @@ int worst_conflict(const std::vector<int>& addresses, int bytes) {
   return *std::max_element(counts, counts + 32);
 }
 
-TEST(CudaProductBanks, ReadsWithoutConflicts) {
+template <class Address>
+void expect_no_conflicts(int lanes, int bytes, Address address) {
+  for (int first = 0; first < kLanes; first += lanes) {
+    std::vector<int> addresses;
+    for (int i = 0; i < lanes; ++i) addresses.push_back(address(first + i));
+    EXPECT_EQ(worst_conflict(addresses, bytes), 1);
+  }
+}
+
+TYPED_TEST(CudaProduct, MeetsNoConflictsOfBanks) {
   for (int step = 0; step < kSteps; ++step) {
-    for (int first = 0; first < kLanes; first += 8) {
-      std::vector<int> addresses;
-      for (int i = 0; i < 8; ++i) addresses.push_back(activation_address(1, step, first + i));
-      EXPECT_EQ(worst_conflict(addresses, 16), 1);
-    }
-    for (int half = 0; half < 2; ++half) {
-      for (int first = 0; first < kLanes; first += 16) {
-        std::vector<int> addresses;
-        for (int i = 0; i < 16; ++i) addresses.push_back(weight_address(1, step, half, first + i));
-        EXPECT_EQ(worst_conflict(addresses, 8), 1);
-      }
+    expect_no_conflicts(8, 16, [&](int lane) { return activation_address(1, step, lane); });
+    for (int i = 0; i < 4; ++i) {
+      expect_no_conflicts(32, 4,
+                          [&](int lane) { return weight_address(1, step, i % 2, i / 2, lane); });
+      expect_no_conflicts(
+          16, 8, [&](int lane) { return 4 * sums_place<TypeParam>(0, 1, i / 2, i % 2, lane); });
     }
   }
 }

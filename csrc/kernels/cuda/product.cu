@@ -60,11 +60,10 @@ __device__ inline ActivationFragment load_activations(SharedAddress address) {
   return a;
 }
 
-// The quads of two neighbouring outputs.
-__device__ inline uint2 load_quads(SharedAddress address) {
-  uint2 quads;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(quads.x), "=r"(quads.y) : "r"(address));
-  return quads;
+__device__ inline uint32_t load_quad(SharedAddress address) {
+  uint32_t quad;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(quad) : "r"(address));
+  return quad;
 }
 
 __device__ inline void multiply(int32_t (&sums)[4], const ActivationFragment& a, uint32_t low,
@@ -96,7 +95,7 @@ struct TileLoader {
   }
 };
 
-// The sums of a warp: row tiles by panels, of each panel the even outputs and the odd ones.
+// The sums of a warp: row tiles by panels, two instructions to each.
 template <class Shape>
 struct WarpSums {
   int32_t sums[Shape::kRowTiles][Shape::kPanels][2][4] = {};
@@ -104,8 +103,7 @@ struct WarpSums {
   // What the lanes hold of one step.
   struct Fragments {
     ActivationFragment activations[Shape::kRowTiles];
-    uint2 low[Shape::kPanels];
-    uint2 high[Shape::kPanels];
+    uint32_t weights[Shape::kPanels][2][2];  // by instruction and half
   };
 
   // A step is read while the one before it is multiplied.
@@ -127,8 +125,10 @@ struct WarpSums {
     }
 #pragma unroll
     for (int p = 0; p < Shape::kPanels; ++p) {
-      to.low[p] = load_quads(stage + at.weights(p, step, 0));
-      to.high[p] = load_quads(stage + at.weights(p, step, 1));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        to.weights[p][i / 2][i % 2] = load_quad(stage + at.weights(p, step, i % 2, i / 2));
+      }
     }
   }
 
@@ -137,8 +137,8 @@ struct WarpSums {
     for (int p = 0; p < Shape::kPanels; ++p) {
 #pragma unroll
       for (int r = 0; r < Shape::kRowTiles; ++r) {
-        multiply(sums[r][p][0], f.activations[r], f.low[p].x, f.high[p].x);
-        multiply(sums[r][p][1], f.activations[r], f.low[p].y, f.high[p].y);
+        multiply(sums[r][p][0], f.activations[r], f.weights[p][0][0], f.weights[p][0][1]);
+        multiply(sums[r][p][1], f.activations[r], f.weights[p][1][0], f.weights[p][1][1]);
       }
     }
   }
@@ -149,11 +149,11 @@ struct WarpSums {
 #pragma unroll
       for (int p = 0; p < Shape::kPanels; ++p) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const auto of_lane = sums_of_lane(sums[r][p][0], sums[r][p][1], half);
-          const auto& four = of_lane.values;
-          const int place = sums_place<Shape>(first_row_tile + r, first_panel + p, half, lane);
-          *reinterpret_cast<int4*>(block + place) = make_int4(four[0], four[1], four[2], four[3]);
+        for (int i = 0; i < 4; ++i) {
+          const int32_t* two = sums[r][p][i / 2] + i % 2 * 2;
+          const int place =
+              sums_place<Shape>(first_row_tile + r, first_panel + p, i / 2, i % 2, lane);
+          *reinterpret_cast<int2*>(block + place) = make_int2(two[0], two[1]);
         }
       }
     }
@@ -302,7 +302,8 @@ int64_t blocks_of(const ProductOperands& operands) {
 // Calls f(Shape()) with the tiles that are fastest for so many rows, as measured on an H200.
 template <class F>
 auto with_shape(const ProductOperands& operands, F f) {
-  if (operands.rows <= 64) return f(SmallTiles());
+  if (operands.rows <= 64) return f(SmallestTiles());
+  if (operands.rows <= 128) return f(SmallTiles());
   if (operands.rows <= 256) return f(MiddleTiles());
   return f(LargeTiles());
 }

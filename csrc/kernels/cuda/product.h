@@ -4,10 +4,8 @@
 //
 // That instruction has lane l = 4 * g + t hold, of 32 inputs in eight quads of four: of the
 // activations quads t and t + 4 of rows g and g + 8; of the weight quads t and t + 4 of column g;
-// and of the sums those of rows g and g + 8 and columns 2 * t and 2 * t + 1. Which output a column
-// stands for is ours to say: two instructions share a panel of 16, and column c of the first is
-// output 2 * c, of the second 2 * c + 1, so that a lane reads two quads that lie side by side, and
-// ends up with four sums that do.
+// and of the sums those of rows g and g + 8 and columns 2 * t and 2 * t + 1. Two instructions share
+// a panel of 16 outputs, eight each.
 #pragma once
 
 #include "matmul.h"
@@ -35,15 +33,16 @@ struct TileShape {
   static constexpr int kRows = kWarpRows * kWarpRowTiles * kRowTile;
   static constexpr int kBlockPanels = kWarpColumns * kWarpPanels;
   static constexpr int kColumns = kBlockPanels * static_cast<int>(kPanel);
-  static constexpr int kSumsStride = kColumns + 4;  // eight rows in different banks
+  static constexpr int kSumsStride = kColumns + 8;  // four rows of eight sums in different banks
   static constexpr int kActivationBytes = kRows * kDepth;
   static constexpr int kStageBytes = kActivationBytes + kBlockPanels * kPanelTile;
   static_assert(kRows * kSumsStride * sizeof(int32_t) <= kStages * kStageBytes);
 };
 
-using LargeTiles = TileShape<4, 4, 2, 2, 3>;   // 128 x 128, 96 KiB
-using MiddleTiles = TileShape<4, 1, 1, 4, 4>;  // 64 x 64, 64 KiB
-using SmallTiles = TileShape<1, 1, 1, 4, 6>;   // 16 x 64, 60 KiB: all memory, no arithmetic
+using LargeTiles = TileShape<4, 4, 2, 2, 3>;     // 128 x 128, 96 KiB
+using MiddleTiles = TileShape<2, 2, 2, 2, 4>;    // 64 x 64, 64 KiB
+using SmallTiles = TileShape<2, 1, 2, 2, 6>;     // 64 x 32, 72 KiB
+using SmallestTiles = TileShape<1, 1, 1, 2, 8>;  // 16 x 32, 48 KiB: all memory, no arithmetic
 
 // 16 bytes on their way from memory, where nothing lies beyond the operands, to shared memory.
 struct Transfer {
@@ -156,48 +155,51 @@ TORCHQUANT_HOST_DEVICE inline int activation_address(int row_tile, int step, int
   return activation_place(row, step * 2 + lane / kRowTile);
 }
 
-// Where a lane reads the quads of outputs 2 * g and 2 * g + 1; those of t + 4 lie four rows on.
-TORCHQUANT_HOST_DEVICE inline int weight_address(int panel, int step, int half, int lane) {
+// Where a lane reads quad t of output g, or with `half` 1 quad t + 4, of either instruction of a
+// panel.
+TORCHQUANT_HOST_DEVICE inline int weight_address(int panel, int step, int half, int instruction,
+                                                 int lane) {
   const int quad = step * kStepQuads + half * 4 + lane % 4;
-  return weight_place(panel, quad, lane / 4 * 2);
+  return weight_place(panel, quad, instruction * 8 + lane / 4);
 }
 
-// All addresses of a lane in a stage, which differ by constants but for the four of the steps.
+// All addresses of a lane in a stage, which differ by constants from few: of the activations those
+// of the steps, of the weight those of the two instructions.
 template <class Shape>
 class LaneAddresses {
  public:
-  TORCHQUANT_HOST_DEVICE LaneAddresses(int first_row_tile, int first_panel, int lane)
-      : weights_(Shape::kActivationBytes + weight_address(first_panel, 0, 0, lane)) {
+  TORCHQUANT_HOST_DEVICE LaneAddresses(int first_row_tile, int first_panel, int lane) {
     TORCHQUANT_UNROLL
     for (int step = 0; step < kSteps; ++step) {
       activations_[step] = activation_address(first_row_tile, step, lane);
+    }
+    TORCHQUANT_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      weights_[i] = Shape::kActivationBytes + weight_address(first_panel, 0, 0, i, lane);
     }
   }
 
   TORCHQUANT_HOST_DEVICE int activations(int row_tile, int step) const {
     return activations_[step] + row_tile * kRowTile * kDepth;
   }
-  TORCHQUANT_HOST_DEVICE int weights(int panel, int step, int half) const {
-    return weights_ + panel * kPanelTile +
+  TORCHQUANT_HOST_DEVICE int weights(int panel, int step, int half, int instruction) const {
+    return weights_[instruction] + panel * kPanelTile +
            (step * kStepQuads + half * 4) * static_cast<int>(kPanelRow);
   }
 
  private:
   int activations_[kSteps];
-  int weights_;
+  int weights_[2];
 };
 
-// Where a lane keeps its four sums, of neighbouring outputs from 4 * t on, that it has of a panel
-// in row g, or with `half` 1 in row g + 8.
+// Where a lane keeps its two sums of an instruction, of neighbouring outputs, that it has in row g,
+// or with `half` 1 in row g + 8.
 template <class Shape>
-TORCHQUANT_HOST_DEVICE inline int sums_place(int row_tile, int panel, int half, int lane) {
+TORCHQUANT_HOST_DEVICE inline int sums_place(int row_tile, int panel, int instruction, int half,
+                                             int lane) {
   const int row = row_tile * kRowTile + half * 8 + lane / 4;
-  return row * Shape::kSumsStride + panel * static_cast<int>(kPanel) + lane % 4 * 4;
-}
-
-TORCHQUANT_HOST_DEVICE inline Vector<int32_t, 4> sums_of_lane(const int32_t (&even)[4],
-                                                              const int32_t (&odd)[4], int half) {
-  return {{even[2 * half], odd[2 * half], even[2 * half + 1], odd[2 * half + 1]}};
+  return row * Shape::kSumsStride + panel * static_cast<int>(kPanel) + instruction * 8 +
+         lane % 4 * 2;
 }
 
 }  // namespace
