@@ -11,30 +11,21 @@
 namespace torchquant::ops {
 namespace {
 
-enum class Product { fastest, tiles, int_mm };
-
-// What TORCHQUANT_CUDA_PRODUCT asks for.
-Product asked_for() {
-  static const Product product = [] {
+// Whether TORCHQUANT_CUDA_PRODUCT lets us take our own product.
+bool may_use_tiles() {
+  static const bool tiles = [] {
     const char* name = std::getenv("TORCHQUANT_CUDA_PRODUCT");
-    const std::string_view asked = name == nullptr ? "" : name;
-    TORCH_CHECK(asked.empty() || asked == "tiles" || asked == "int_mm",
+    const std::string_view asked = name == nullptr ? "tiles" : name;
+    TORCH_CHECK(asked == "tiles" || asked == "int_mm",
                 "TORCHQUANT_CUDA_PRODUCT must be \"tiles\" or \"int_mm\", but is \"", asked,
                 "\": unset it for the faster of the two");
-    return asked.empty() ? Product::fastest : asked == "tiles" ? Product::tiles : Product::int_mm;
+    return asked == "tiles";
   }();
-  return product;
+  return tiles;
 }
 
-// From this many rows on, what cuBLAS gains by the instructions of Hopper is more than what it
-// takes to unpack the weight and to write the sums and read them again.
-constexpr int64_t kManyRows = 1024;
-
-bool uses_tiles(cuda::Queue queue, int64_t rows) {
-  const Product asked = asked_for();
-  if (queue.capability < 80 || asked == Product::int_mm) return false;
-  return asked == Product::tiles || queue.capability < 90 || rows < kManyRows;
-}
+// The instruction came with compute capability 8.0.
+bool uses_tiles(cuda::Queue queue) { return queue.capability >= 80 && may_use_tiles(); }
 
 bool is_operand(const at::Tensor& matrix, int64_t rows, int64_t columns) {
   const auto address = reinterpret_cast<uintptr_t>(matrix.const_data_ptr());
@@ -70,7 +61,7 @@ void multiply_unpacked(cuda::Queue queue, const at::Tensor& activations,
 }  // namespace
 
 int64_t activation_rows(cuda::Queue queue, int64_t rows) {
-  return uses_tiles(queue, rows) ? rows : padded_rows(rows);
+  return uses_tiles(queue) ? rows : padded_rows(rows);
 }
 
 at::Tensor operand(cuda::Queue queue, const at::Tensor& matrix, int64_t rows) {
@@ -104,8 +95,7 @@ at::Tensor row_sums(cuda::Queue queue, const at::Tensor& operand) {
 void multiply_packed(cuda::Queue queue, const at::Tensor& activations,
                      const at::Tensor& packed_weight, int64_t in_features,
                      const cuda::SumsEpilogue& epilogue, const at::Tensor& out) {
-  const int64_t rows = out.numel() / out.size(-1);
-  const auto multiply = uses_tiles(queue, rows) ? multiply_tiles : multiply_unpacked;
+  const auto multiply = uses_tiles(queue) ? multiply_tiles : multiply_unpacked;
   multiply(queue, activations, packed_weight, in_features, epilogue, out);
 }
 

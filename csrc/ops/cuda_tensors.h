@@ -45,6 +45,15 @@ inline at::Tensor aligned(const at::Tensor& tensor) {
   return aligned_to(tensor.element_size(), tensor);
 }
 
+// The same of a tensor that is written to, of which a copy would not do.
+inline void check_aligned(const at::Tensor& tensor, const char* name) {
+  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  TORCH_CHECK(address % tensor.element_size() == 0, name, " must lie at a multiple of ",
+              tensor.element_size(), " bytes, its element size, on a CUDA device, but got one ",
+              address % tensor.element_size(),
+              " bytes beyond: pass one whose memory is its own, as torch.empty_like makes it");
+}
+
 // Dense and aligned.
 inline at::Tensor dense(const at::Tensor& tensor) { return aligned(tensor.contiguous()); }
 

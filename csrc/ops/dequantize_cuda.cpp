@@ -9,6 +9,7 @@ namespace {
 void dequantize_into(const Tensor& x, const Tensor& input, const Tensor& scale,
                      const Tensor& zero_point, const ChannelView& view) {
   if (input.numel() == 0) return;  // parameters of no elements may be any number
+  check_aligned(x, "out");
   on_device_of(input, [&](cuda::Queue queue) {
     const DeviceElements q(input);
     const DeviceParams all(scale, zero_point);

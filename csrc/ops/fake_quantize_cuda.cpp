@@ -10,6 +10,7 @@ void fake_quantize_into(const Tensor& y, const Tensor& input, const Tensor& scal
                         const Tensor& zero_point, const ChannelView& view, int64_t quant_min,
                         int64_t quant_max) {
   if (input.numel() == 0) return;  // parameters of no elements may be any number
+  check_aligned(y, "out");
   on_device_of(input, [&](cuda::Queue queue) {
     const DeviceElements x(input);
     const DeviceParams params(scale, zero_point);

@@ -19,6 +19,8 @@ void observe(const Tensor& x, const Tensor& counts, const Tensor& range) {
 
 void histogram_observe_cuda(Tensor& counts, Tensor& range, const Tensor& input) {
   check_histogram_observe(counts, range, input);
+  check_aligned(counts, "counts");
+  check_aligned(range, "range");
   const Tensor x = dense(MemoryOrder(input).of(input));
   update_histogram(counts, range, input,
                    [&](const Tensor& dense_counts, const Tensor& dense_range) {

@@ -10,6 +10,7 @@ void quantize_into(const Tensor& q, const Tensor& input, const Tensor& scale,
                    const Tensor& zero_point, const ChannelView& view, int64_t quant_min,
                    int64_t quant_max) {
   if (input.numel() == 0) return;  // parameters of no elements may be any number
+  check_aligned(q, "out");
   on_device_of(input, [&](cuda::Queue queue) {
     const DeviceElements x(input);
     const DeviceParams params(scale, zero_point);
