@@ -219,8 +219,8 @@ TEST(CudaElementwise, TakesVectorsWhereBothSidesAllowThem) {
   EXPECT_FALSE(has_vectors(0, 1, 64, 64));
   EXPECT_FALSE(has_vectors(1, 0, 64, 64));
   EXPECT_FALSE(has_vectors(1, 0, 32, 48));
-  EXPECT_FALSE(has_vectors(0, 0, 8, 48));
-  EXPECT_FALSE(has_vectors(0, 0, 32, 40));
+  EXPECT_FALSE(has_vectors(0, 0, 4, 48));
+  EXPECT_FALSE(has_vectors(0, 0, 32, 36));
 }
 
 TEST(CudaElementwise, CountsChannelsBeyond32Bits) {
