@@ -181,7 +181,7 @@ struct QuantizeGroup {
     const QParams chosen = choose(codes, range);
     if (lane.first == 0) qparams.keep(team, chosen);
     const auto at = groups.place(team);
-    const Channels only = {1, 1, at.size, at.size, 1};
+    const Channels only = {1, 1, 1, 1, 1};  // of the only channel no size is asked
     const auto quantize =
         elementwise(Quantize<T, Code>{codes.quant_min, codes.quant_max, shift},
                     Values<T>{{groups.values(at), at.size, at.size}}, OnlyParams{chosen}, only,
