@@ -6,8 +6,6 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "layer.h"
-
 namespace torchquant::ops {
 namespace {
 

@@ -7,7 +7,9 @@
 
 namespace torchquant::ops {
 
-// Operands are int8 with multiples of 16 inputs, zeros behind the last; uint8 is less 128 in them.
+// Operands are int8 with multiples of 16 inputs, zeros behind the last; uint8 is less kShift in
+// them.
+inline constexpr int32_t kShift = 128;
 inline int64_t padded_16(int64_t size) { return size == 0 ? 16 : at::divup(size, 16) * 16; }
 
 // at::_int_mm wants more than 16 rows, and outputs that are a multiple of 8.

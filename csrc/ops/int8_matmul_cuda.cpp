@@ -7,8 +7,6 @@
 namespace torchquant::ops {
 namespace {
 
-constexpr int32_t kShift = 128;  // uint8 operands are less by so much
-
 bool is_shifted(const Tensor& matrix) { return matrix.scalar_type() == at::kByte; }
 
 // (a + 128)(b + 128) = ab + 128 a + 128 b + 128 * 128, summed over the depth.

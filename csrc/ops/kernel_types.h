@@ -20,6 +20,15 @@ inline kernels::Int kernel_int(at::ScalarType dtype) {
   return kernels::Int::i8;
 }
 
+inline kernels::Output kernel_output(at::ScalarType dtype) {
+  if (dtype == at::kHalf) return kernels::Output::f16;
+  if (dtype == at::kBFloat16) return kernels::Output::bf16;
+  if (dtype == at::kChar) return kernels::Output::i8;
+  if (dtype == at::kByte) return kernels::Output::u8;
+  if (dtype == at::kInt) return kernels::Output::i32;
+  return kernels::Output::f32;
+}
+
 inline kernels::ChosenCodes chosen_codes(int64_t quant_min, int64_t quant_max, bool symmetric) {
   return {static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), symmetric};
 }

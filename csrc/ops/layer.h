@@ -8,15 +8,6 @@
 
 namespace torchquant::ops {
 
-inline kernels::Output kernel_output(ScalarType dtype) {
-  if (dtype == at::kHalf) return kernels::Output::f16;
-  if (dtype == at::kBFloat16) return kernels::Output::bf16;
-  if (dtype == at::kChar) return kernels::Output::i8;
-  if (dtype == at::kByte) return kernels::Output::u8;
-  if (dtype == at::kInt) return kernels::Output::i32;
-  return kernels::Output::f32;
-}
-
 // A layer's output, which is allocated first, and its tensors, contiguous.
 struct Layer {
   Tensor out;

@@ -9,8 +9,6 @@ namespace {
 using kernels::kTokenMax;
 using kernels::kTokenMin;
 
-constexpr int32_t kShift = 128;  // uint8 codes are multiplied as int8, less by so much
-
 // Activations of the product, and the parameters of their rows, or of all where step is 0.
 struct Activations {
   Tensor codes;
@@ -70,6 +68,14 @@ Activations static_activations(cuda::Queue queue, const Tensor& input, const Ten
           shift};
 }
 
+// Where a card may read them.
+Layer with_aligned(Layer layer) {
+  layer.scale = aligned(layer.scale);
+  layer.sum = aligned(layer.sum);
+  if (layer.bias.defined()) layer.bias = aligned(layer.bias);
+  return layer;
+}
+
 cuda::SumsEpilogue epilogue_of(const Layer& layer, const Activations& activations) {
   cuda::SumsEpilogue e = {};
   e.row_zero_point = activations.zero_point.const_data_ptr<int32_t>();
@@ -87,8 +93,8 @@ Tensor linear_dynamic_cuda(const Tensor& input, const Tensor& packed_weight,
                            const Tensor& weight_scale, const Tensor& weight_sum,
                            const std::optional<Tensor>& bias, std::string_view activation) {
   check_linear_dynamic(input, packed_weight, weight_scale, weight_sum, bias, activation);
-  const Layer layer = new_layer(input, packed_weight, weight_scale, weight_sum, bias, activation,
-                                input.scalar_type());
+  const Layer layer = with_aligned(new_layer(input, packed_weight, weight_scale, weight_sum, bias,
+                                             activation, input.scalar_type()));
   if (layer.out.numel() == 0) return layer.out;
   on_device_of(input, [&](cuda::Queue queue) {
     const Activations activations = quantize_tokens(queue, input);
@@ -108,8 +114,8 @@ Tensor linear_static_cuda(const Tensor& input, const Tensor& input_scale,
   const ScalarType out_dtype = check_linear_static(
       input, input_scale, input_zero_point, packed_weight, weight_scale, weight_sum, bias,
       activation, output_scale, output_zero_point, output_dtype);
-  const Layer layer =
-      new_layer(input, packed_weight, weight_scale, weight_sum, bias, activation, out_dtype);
+  const Layer layer = with_aligned(
+      new_layer(input, packed_weight, weight_scale, weight_sum, bias, activation, out_dtype));
   if (layer.out.numel() == 0) return layer.out;
   on_device_of(input, [&](cuda::Queue queue) {
     const Activations activations = static_activations(queue, input, input_scale, input_zero_point);
