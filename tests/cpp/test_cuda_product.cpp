@@ -74,8 +74,14 @@ class Operands {
   Bytes packed_;
 };
 
-// Carries out a transfer as cp.async does, and counts how often each byte was written.
-void carry_out(const Transfer& transfer, const int8_t* from, char* to, std::vector<int>& written) {
+// Carries out a transfer from an operand of `size` bytes as cp.async does, and counts how often
+// each byte was written.
+void carry_out(const Transfer& transfer, const int8_t* from, int64_t size, char* to,
+               std::vector<int>& written) {
+  if (transfer.exists) {
+    ASSERT_GE(transfer.from, 0);
+    ASSERT_LE(transfer.from + kChunk, size);
+  }
   ASSERT_EQ(transfer.to % kChunk, 0);
   ASSERT_LE(transfer.to + kChunk, static_cast<int64_t>(written.size()));
   for (int i = 0; i < kChunk; ++i) {
@@ -92,11 +98,13 @@ std::vector<char> load_stage(const ProductOperands& operands, int64_t first_row,
   for (int thread = 0; thread < Shape::kThreads; ++thread) {
     const ActivationChunks<Shape> activations(operands, first_row, thread);
     for (int i = 0; i < activations.kCount; ++i) {
-      carry_out(activations(i, tile * kDepth), operands.activations, stage.data(), rows);
+      carry_out(activations(i, tile * kDepth), operands.activations,
+                operands.rows * operands.stride, stage.data(), rows);
     }
     const WeightChunks<Shape> weights(operands, first_panel, thread);
     for (int i = 0; i < weights.kCount; ++i) {
       carry_out(weights(i, tile * kDepthQuads), operands.weight,
+                operands.panels * operands.quads * kPanelRow,
                 stage.data() + Shape::kActivationBytes, panels);
     }
   }
